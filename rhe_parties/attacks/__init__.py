@@ -1,0 +1,1 @@
+"""Adversary strategies: each gets an `AdversaryView` and returns a `Claim` or `Blocked`."""

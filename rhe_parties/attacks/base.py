@@ -1,0 +1,190 @@
+"""What a strategy is: needs, one run on one view, a claim.
+
+A simple strategy is one class in one file::
+
+    class Mine(Strategy):
+        name, summary, source = "mine", "reads the mean weight", "this file"
+        needs = frozenset({Observation.PLAIN_HEAD})
+
+        def attack(self, view, prior, context):
+            heads = view.plain_heads()
+            ...
+            return Claim(head_ids=tuple(heads), images=images)
+
+The laboratory decides from the view's content whether the needs are met; if not, the outcome is `Blocked` and
+`attack` is never called. A strategy that can also try its luck on ciphertexts overrides `attack_ciphertexts`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol, TypeVar
+
+from rhe_parties.errors import ParameterError, unknown_name
+from rhe_parties.model.backbone import Backbone
+from rhe_parties.model.head import Recipe
+from rhe_parties.registry import Registry
+from rhe_parties.threads import limited_threads
+from rhe_parties.threat.view import AdversaryView, Observation
+from rhe_parties.types import FloatArray, IntArray, UInt8Array
+
+__all__ = [
+    "ADVERSARIES",
+    "AS_IS",
+    "CIPHERTEXT",
+    "AttackContext",
+    "Blocked",
+    "Claim",
+    "Pool",
+    "PriorKnowledge",
+    "SerialPool",
+    "Strategy",
+    "parse_options",
+]
+
+AS_IS = "as-is"
+CIPHERTEXT = "ciphertext"
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class PriorKnowledge:
+    """What the adversary knows before it sees anything.
+
+    `auxiliary_images` uint8 [n, C, H, W] and `auxiliary_labels` int64 [n] are of the private data's kind, and none of
+    them is private.
+    """
+
+    backbone: Backbone
+    recipe: Recipe
+    classes: int
+    images_per_class: int
+    auxiliary_images: UInt8Array
+    auxiliary_labels: IntArray
+
+
+class Pool(Protocol):
+    """Runs a pure function over independent pieces of work; results come back in the order of the pieces."""
+
+    def map(self, function: Callable[[A], R], pieces: Sequence[A]) -> list[R]:
+        """`[function(piece) for piece in pieces]`, possibly in several processes."""
+        ...
+
+
+class SerialPool:
+    """One piece after the other in this process."""
+
+    def map(self, function: Callable[[A], R], pieces: Sequence[A]) -> list[R]:
+        """See `Pool.map`; on one thread, as every pool does, so that sums do not depend on the pool."""
+        with limited_threads(1):
+            return [function(piece) for piece in pieces]
+
+
+@dataclass
+class AttackContext:
+    """What a strategy may use besides view and prior knowledge.
+
+    Attributes:
+        seed: root of the strategy's random streams (`rhe_parties.rng`).
+        pool: for work that falls into independent pieces; cut it the same way whatever the pool's size.
+        progress: call with (fraction of the work done in [0, 1], what is being done).
+        memory: survives from one world to the next at the same seat: keep what depends on prior knowledge alone.
+    """
+
+    seed: int
+    pool: Pool = field(default_factory=SerialPool)
+    progress: Callable[[float, str], None] = lambda _fraction, _text: None
+    memory: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a strategy says about the private data; leave out what it does not claim.
+
+    Attributes:
+        head_ids: the V victim heads, in the order of the arrays.
+        images: [V, N, C, H, W] in [-1, 1], the claimed training images, ordered by class.
+        features: [V, N, D], their claimed backbone features.
+        whitener: [D, D]; the adversary's own distance between features a and b is |whitener (a - b)|.
+        weights, biases: [V, K, D] and [V, K], the claimed heads.
+        notes: short facts for the report (name to text), such as a regressor's measured skill.
+    """
+
+    head_ids: tuple[str, ...]
+    images: FloatArray | None = None
+    features: FloatArray | None = None
+    whitener: FloatArray | None = None
+    weights: FloatArray | None = None
+    biases: FloatArray | None = None
+    notes: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Blocked:
+    """The strategy could not start: the view lacks `missing`."""
+
+    missing: tuple[str, ...]
+
+
+class Strategy(ABC):
+    """An adversary's algorithm. Subclasses set the class attributes and implement `attack`."""
+
+    name: ClassVar[str] = ""
+    summary: ClassVar[str] = ""
+    source: ClassVar[str] = ""
+    needs: ClassVar[frozenset[Observation]] = frozenset()
+    #: What `attack_ciphertexts` needs; empty when the strategy has no such variant.
+    ciphertext_needs: ClassVar[frozenset[Observation]] = frozenset()
+
+    @dataclass(frozen=True)
+    class Options:
+        """Parameters of the strategy, set with `-p NAME.key=value`; override with a frozen dataclass of your own."""
+
+    def __init__(self, options: Any = None) -> None:
+        self.options = self.Options() if options is None else options
+
+    @abstractmethod
+    def attack(self, view: AdversaryView, prior: PriorKnowledge, context: AttackContext) -> Claim:
+        """Turn a view that holds `needs` into a claim."""
+
+    def attack_ciphertexts(self, view: AdversaryView, prior: PriorKnowledge, context: AttackContext) -> Claim:
+        """The same goal from the ciphertexts that the host really holds."""
+        raise NotImplementedError(f"{self.name} has no ciphertext variant")
+
+
+ADVERSARIES: Registry[Strategy] = Registry("adversary", "rhe_parties.adversaries", Strategy)  # type: ignore[type-abstract]
+
+
+def parse_options(cls: type[Strategy], given: dict[str, str]) -> Any:
+    """Build the strategy's `Options` from text values by the type of each field.
+
+    Raises:
+        ParameterError: unknown option (the nearest is named) or a value of the wrong type.
+    """
+    fields = {f.name: f for f in dataclasses.fields(cls.Options)}
+    values: dict[str, Any] = {}
+    for key, text in given.items():
+        if key not in fields:
+            raise unknown_name(f"option of adversary {cls.name!r}", key, fields)
+        default = fields[key].default
+        values[key] = _convert(f"{cls.name}.{key}", text, type(default))
+    try:
+        return cls.Options(**values)
+    except (TypeError, ValueError) as error:
+        raise ParameterError(f"options of adversary {cls.name!r}: {error}") from error
+
+
+def _convert(name: str, text: str, kind: type[Any]) -> Any:
+    if kind is bool:
+        if text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        raise ParameterError(f"{name}={text!r} must be true or false")
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise ParameterError(f"{name}={text!r} is no {kind.__name__}") from error

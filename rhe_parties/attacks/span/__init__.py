@@ -1,0 +1,1 @@
+"""Span inversion: training features, then pixels, from the weights of few-shot heads; pure functions."""

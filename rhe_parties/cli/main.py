@@ -1,0 +1,107 @@
+"""Entry point of `rhe`: commands, and the one place where errors become exit codes.
+
+Exit codes: 0 done, 2 the user's mistake (one line on standard error, no traceback), 1 anything else.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rhe_parties.cli.listing import list_command
+from rhe_parties.errors import RheError, UserError
+
+__all__ = ["app", "main", "run_as_program"]
+
+app = typer.Typer(
+    name="rhe",
+    help="Who can learn what about the private training data of a transfer-learned classifier?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("list")(list_command)
+
+Assignments = Annotated[list[str] | None, typer.Option("-p", "--parameter", metavar="KEY=VALUE", help="Set a parameter.")]
+ParameterFile = Annotated[
+    Path | None, typer.Option("--parameters", help="JSON or TOML file of parameters, or an earlier record.json.")
+]
+OutFolder = Annotated[Path | None, typer.Option("--out", help="Folder for the results (default: a new one below runs/).")]
+Address = Annotated[str | None, typer.Option("--address", help="A running Ray cluster to join.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the record instead of the table.")]
+
+
+@app.command("run")
+def run_command(
+    scenario: Annotated[Path, typer.Argument(help="Scenario file, such as scenarios/quickstart.py.")],
+    parameter: Assignments = None,
+    parameters: ParameterFile = None,
+    out: OutFolder = None,
+    address: Address = None,
+    json: AsJson = False,
+) -> None:
+    """Run a scenario: table here; record.json, report.html and transcript.binpb in the folder."""
+    from rhe_parties.cli.running import run_scenario
+
+    run_scenario(scenario, parameter or [], parameters, out, address, json)
+
+
+@app.command("report")
+def report_command(
+    folder: Annotated[Path, typer.Argument(help="Folder of a run.")], json: AsJson = False
+) -> None:
+    """Show the table of a run again and write its report.html anew, from record.json alone."""
+    from rhe_parties.cli.running import show_report
+
+    show_report(folder, json)
+
+
+@app.command("pretrain")
+def pretrain_command(
+    backbone: Annotated[str, typer.Argument(help="Backbone to pretrain; `strokenet`.")],
+    out: Annotated[Path, typer.Option("--out", help="Where to put the weights.")] = Path("strokenet.safetensors"),
+    seed: Annotated[int | None, typer.Option("--seed", help="Root seed (default: that of the shipped weights).")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Training steps (default: as the shipped weights).")] = None,
+    data_root: Annotated[Path | None, typer.Option("--data-root", help="Where MNIST lies, to measure on it too.")] = None,
+    evaluate_only: Annotated[bool, typer.Option("--evaluate-only", help="Measure the shipped weights.")] = False,
+) -> None:
+    """Pretrain the default backbone on procedural handwriting and print its few-shot accuracy."""
+    from rhe_parties.cli.pretraining import pretrain
+
+    pretrain(backbone, out, seed, steps, data_root, evaluate_only)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    sys.exit(guarded(lambda: app(args=arguments, standalone_mode=True)))
+
+
+def run_as_program(file: str) -> None:
+    """What a scenario file calls when it is run as a program: `rhe run` on itself with the given arguments."""
+    main(["run", file, *sys.argv[1:]])
+
+
+def guarded(action: Callable[[], object]) -> int:
+    """Call `action` and turn what it raises into an exit code; a user's mistake is one line."""
+    try:
+        action()
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1 if stop.code else 0
+    except UserError as error:
+        typer.echo(f"rhe: {_one_line(error)}", err=True)
+        return 2
+    except RheError as error:
+        typer.echo(f"rhe: {_one_line(error)}", err=True)
+        return 1
+    except KeyboardInterrupt:
+        typer.echo("rhe: interrupted; what was computed so far is in the output folder", err=True)
+        return 1
+    return 0
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

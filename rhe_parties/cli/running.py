@@ -1,0 +1,76 @@
+"""`rhe run` and `rhe report`."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+
+from rhe_parties.errors import DataError
+from rhe_parties.report.html import render_html
+from rhe_parties.report.record import Record, load_record
+from rhe_parties.report.table import render_table
+from rhe_parties.runner.parameters import parse_assignments, read_parameter_file
+from rhe_parties.runner.scenario import default_folder, load_scenario
+
+__all__ = ["run_scenario", "show_report"]
+
+
+def run_scenario(
+    file: Path,
+    assignments: list[str],
+    parameter_file: Path | None,
+    out: Path | None,
+    address: str | None,
+    as_json: bool,
+) -> None:
+    """Load, run and show a scenario; exits with 1 when a strategy failed although the run went through."""
+    scenario = load_scenario(file)
+    given: dict[str, Any] = read_parameter_file(parameter_file) if parameter_file is not None else {}
+    given |= parse_assignments(assignments)
+    if address is not None:
+        given["address"] = address
+    folder = out if out is not None else default_folder(scenario.name)
+    record = scenario.run(out=folder, command=_command(file, given), **given)
+    _show(record, folder, as_json)
+    failed = [cell for world in record.worlds for cell in world.attacks if cell.outcome == "error"]
+    if failed:
+        names = ", ".join(sorted({cell.adversary for cell in failed}))
+        typer.echo(f"rhe: {len(failed)} attack cells failed ({names}); everything else is kept", err=True)
+        raise typer.Exit(1)
+
+
+def _command(file: Path, given: dict[str, Any]) -> str:
+    """The command that repeats the run, every given parameter spelled out."""
+    parts = ["rhe", "run", str(file)]
+    for key, value in given.items():
+        text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+        parts += ["-p", f"{key}={text}"]
+    return shlex.join(parts)
+
+
+def _show(record: Record, folder: Path, as_json: bool) -> None:
+    if as_json:
+        typer.echo(record.model_dump_json(indent=1))
+        return
+    console = Console()
+    console.print(render_table(record))
+    console.print(f"report: {folder / 'report.html'}   record: {folder / 'record.json'}", soft_wrap=True)
+
+
+def show_report(folder: Path, as_json: bool) -> None:
+    """Render a recorded run again.
+
+    Raises:
+        DataError: no record there, or the folder cannot be written.
+    """
+    record = load_record(folder)
+    place = folder if folder.is_dir() else folder.parent
+    try:
+        (place / "report.html").write_text(render_html(record), encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"cannot write {str(place / 'report.html')!r}: {error.strerror}") from error
+    _show(record, place, as_json)

@@ -1,0 +1,1 @@
+"""The encrypted head: plans, quantisation, and the schemes `plain`, `bfv` and `ckks`."""

@@ -1,0 +1,338 @@
+"""One frozen dataclass per message of `protos/`, in the order of the data's way.
+
+Field names equal those of the protobuf messages; `serde` converts by the field's annotation. What can be checked on
+one message alone is checked here, so that no party ever sees an ill-shaped tensor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from rhe_parties.errors import FailureCode, MessageError, NumericError
+from rhe_parties.he.scheme import PublicMaterial
+from rhe_parties.types import AnyArray, FloatArray, IntArray, UInt8Array
+
+__all__ = [
+    "PAYLOADS",
+    "AskDecisions",
+    "AttackRequest",
+    "ClaimReport",
+    "ClassifyRequest",
+    "ClassifyResponse",
+    "Decision",
+    "EncryptedHead",
+    "Failure",
+    "HeadInstalled",
+    "HeadNotice",
+    "HeadReady",
+    "HealthReport",
+    "HealthRequest",
+    "Payload",
+    "PlainHead",
+    "PublicMaterial",
+    "PublicMaterialRequest",
+    "TrainHead",
+    "empty",
+    "payload_kind",
+]
+
+MAX_NAME_LENGTH = 256
+
+
+def empty(dtype: npt.DTypeLike) -> AnyArray:
+    """The array that stands for "not there" in an optional tensor field."""
+    return np.empty((0,), dtype=dtype)
+
+
+def check_tensor(array: AnyArray, what: str, dtype: npt.DTypeLike, dimensions: int, finite: bool = True) -> None:
+    """Refuse a tensor of another type or rank, or one with NaN or infinite values.
+
+    Raises:
+        NumericError: with code BAD_TENSOR (type, rank) or BAD_VALUE (not finite).
+    """
+    if array.dtype != np.dtype(dtype) or array.ndim != dimensions:
+        raise NumericError(
+            f"{what} is {array.dtype} with {array.ndim} dimensions; expected {np.dtype(dtype)} with {dimensions}",
+            FailureCode.BAD_TENSOR,
+        )
+    if finite and array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise NumericError(f"{what} holds NaN or infinite values")
+
+
+def _check_name(value: str, what: str) -> None:
+    if not value or len(value) > MAX_NAME_LENGTH or not value.isprintable():
+        raise MessageError(
+            FailureCode.MALFORMED, f"{what} must be 1 to {MAX_NAME_LENGTH} printable characters, not {value[:32]!r}"
+        )
+
+
+def _check_images(images: UInt8Array) -> None:
+    check_tensor(images, "images", np.uint8, 4)
+    if images.shape[0] == 0:
+        raise NumericError("zero images given; at least one is needed", FailureCode.BAD_TENSOR)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The sender could not do what was asked, and goes on serving."""
+
+    party: str
+    code: int
+    text: str
+
+
+@dataclass(frozen=True)
+class HealthRequest:
+    """Are you there?"""
+
+
+@dataclass(frozen=True)
+class HealthReport:
+    """Yes: envelopes handled so far, and how many of them were answered with a `Failure`."""
+
+    party: str
+    handled: int
+    failures: int
+
+
+@dataclass(frozen=True)
+class PublicMaterialRequest:
+    """DataOwner or ModelHost asks the KeyHolder for what anybody may hold."""
+
+
+@dataclass(frozen=True)
+class TrainHead:
+    """Train a head on the owner's private set number `set_index` and have it installed as `head_id`."""
+
+    head_id: str
+    set_index: int
+
+    def __post_init__(self) -> None:
+        _check_name(self.head_id, "head_id")
+
+
+@dataclass(frozen=True)
+class PlainHead:
+    """Weights in the clear: `weight` float32 [K, D], `bias` float32 [K]."""
+
+    head_id: str
+    weight: FloatArray
+    bias: FloatArray
+    backbone_fingerprint: str
+
+    def __post_init__(self) -> None:
+        _check_name(self.head_id, "head_id")
+        check_tensor(self.weight, "head weight", np.float32, 2)
+        check_tensor(self.bias, "head bias", np.float32, 1)
+        if self.weight.shape[0] != self.bias.shape[0] or 0 in self.weight.shape:
+            raise NumericError(
+                f"head weight {list(self.weight.shape)} and bias {list(self.bias.shape)} do not fit together",
+                FailureCode.BAD_TENSOR,
+            )
+
+
+@dataclass(frozen=True)
+class EncryptedHead:
+    """Ciphertexts of one head, bound to a key and a backbone by their fingerprints."""
+
+    head_id: str
+    key_fingerprint: str
+    backbone_fingerprint: str
+    ciphertexts: tuple[bytes, ...]
+
+    def __post_init__(self) -> None:
+        _check_name(self.head_id, "head_id")
+        if not self.ciphertexts:
+            raise MessageError(FailureCode.BAD_CIPHERTEXT, f"encrypted head {self.head_id!r} holds no ciphertext")
+
+
+@dataclass(frozen=True)
+class HeadInstalled:
+    """The host serves `head_id`; `fingerprint` is SHA-256 over what it installed."""
+
+    head_id: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class HeadNotice:
+    """What the KeyHolder must know of a head: its fingerprint, classes and weight scale (0 for a plain head)."""
+
+    head_id: str
+    fingerprint: str
+    encrypted: bool
+    weight_scale: float
+    classes: int
+
+    def __post_init__(self) -> None:
+        _check_name(self.head_id, "head_id")
+        if self.classes < 1:
+            raise NumericError(f"a head needs at least one class, got {self.classes}")
+        if not np.isfinite(self.weight_scale) or self.weight_scale < 0:
+            raise NumericError(f"weight scale must be finite and not negative, got {self.weight_scale}")
+
+
+@dataclass(frozen=True)
+class HeadReady:
+    """Decisions of `head_id` can be asked for."""
+
+    head_id: str
+
+
+@dataclass(frozen=True)
+class AskDecisions:
+    """Decide on `images` uint8 [B, C, H, W] with `head_id`."""
+
+    request_id: str
+    head_id: str
+    images: UInt8Array
+
+    def __post_init__(self) -> None:
+        _check_name(self.request_id, "request_id")
+        _check_images(self.images)
+
+
+@dataclass(frozen=True)
+class ClassifyRequest:
+    """KeyHolder -> ModelHost: run backbone and head on plain `images` uint8 [B, C, H, W]."""
+
+    request_id: str
+    head_id: str
+    images: UInt8Array
+
+    def __post_init__(self) -> None:
+        _check_name(self.request_id, "request_id")
+        _check_images(self.images)
+
+
+@dataclass(frozen=True)
+class ClassifyResponse:
+    """Logits of a batch: `plain_logits` float32 [B, K] without RHE, `ciphertexts` under RHE, never both."""
+
+    request_id: str
+    head_id: str
+    head_fingerprint: str
+    batch: int
+    plain_logits: FloatArray
+    ciphertexts: tuple[bytes, ...]
+    saturated: int
+
+    def __post_init__(self) -> None:
+        if self.plain_logits.size:
+            check_tensor(self.plain_logits, "logits", np.float32, 2)
+        if bool(self.plain_logits.size) == bool(self.ciphertexts):
+            raise MessageError(FailureCode.MALFORMED, "a response carries either plain logits or ciphertexts")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Classes int64 [B] and nothing else of the logits; `saturated` counts features cut to the public bound."""
+
+    request_id: str
+    head_id: str
+    classes: IntArray
+    saturated: int
+
+    def __post_init__(self) -> None:
+        check_tensor(self.classes, "classes", np.int64, 1)
+
+
+@dataclass(frozen=True)
+class AttackRequest:
+    """Run `adversary` on `view`: envelopes exactly as they crossed a border that the threat model exposes."""
+
+    world: str
+    adversary: str
+    source: str
+    variant: str
+    option_names: tuple[str, ...]
+    option_values: tuple[str, ...]
+    seed: int
+    view: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class ClaimReport:
+    """What a strategy made of its view; empty arrays stand for what it does not claim.
+
+    `images` float32 [V, N, C, H, W] in [-1, 1], `features` float32 [V, N, D], `whitener` float32 [D, D],
+    `weights` float32 [V, K, D], `biases` float32 [V, K].
+    """
+
+    adversary: str
+    variant: str
+    outcome: str
+    missing: tuple[str, ...]
+    error: str
+    head_ids: tuple[str, ...]
+    images: FloatArray
+    features: FloatArray
+    whitener: FloatArray
+    weights: FloatArray
+    biases: FloatArray
+    note_names: tuple[str, ...]
+    note_values: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        expected = {"images": 5, "features": 3, "whitener": 2, "weights": 3, "biases": 2}
+        for name, dimensions in expected.items():
+            array: FloatArray = getattr(self, name)
+            if array.size:
+                check_tensor(array, f"claimed {name}", np.float32, dimensions)
+                if name != "whitener" and array.shape[0] != len(self.head_ids):
+                    raise NumericError(
+                        f"claimed {name} are for {array.shape[0]} heads, {len(self.head_ids)} are named",
+                        FailureCode.BAD_TENSOR,
+                    )
+
+
+Payload: TypeAlias = (
+    Failure
+    | HealthRequest
+    | HealthReport
+    | PublicMaterialRequest
+    | PublicMaterial
+    | TrainHead
+    | PlainHead
+    | EncryptedHead
+    | HeadInstalled
+    | HeadNotice
+    | HeadReady
+    | AskDecisions
+    | ClassifyRequest
+    | ClassifyResponse
+    | Decision
+    | AttackRequest
+    | ClaimReport
+)
+
+# Field of `Envelope.payload` in protos/ -> class; the inverse is `payload_kind`.
+PAYLOADS: dict[str, type[Payload]] = {
+    "failure": Failure,
+    "health_request": HealthRequest,
+    "health_report": HealthReport,
+    "public_material_request": PublicMaterialRequest,
+    "public_material": PublicMaterial,
+    "train_head": TrainHead,
+    "plain_head": PlainHead,
+    "encrypted_head": EncryptedHead,
+    "head_installed": HeadInstalled,
+    "head_notice": HeadNotice,
+    "head_ready": HeadReady,
+    "ask_decisions": AskDecisions,
+    "classify_request": ClassifyRequest,
+    "classify_response": ClassifyResponse,
+    "decision": Decision,
+    "attack_request": AttackRequest,
+    "claim_report": ClaimReport,
+}
+_KINDS = {cls: kind for kind, cls in PAYLOADS.items()}
+
+
+def payload_kind(payload: Payload) -> str:
+    """The payload's name in `Envelope.payload`, as transcripts and reports print it."""
+    return _KINDS[type(payload)]

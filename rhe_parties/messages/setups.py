@@ -1,0 +1,129 @@
+"""How the laboratory seats a party: typed set-ups, serialised like every other message, never part of a transcript."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from google.protobuf.message import DecodeError
+
+from rhe_parties.errors import FailureCode, MessageError
+from rhe_parties.he.plan import HeadPlan
+from rhe_parties.messages.serde import value_from_proto, value_to_proto
+from rhe_parties.proto import setup_pb2
+from rhe_parties.types import IntArray, UInt8Array
+
+__all__ = [
+    "AdversarySetup",
+    "BackboneSpec",
+    "DataOwnerSetup",
+    "KeyHolderSetup",
+    "ModelHostSetup",
+    "PartySetup",
+    "RecipeSpec",
+    "decode_setup",
+    "encode_setup",
+]
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """Which frozen backbone to load, from where ("" for the default weights) and what it must hash to."""
+
+    name: str
+    weights: str
+    fingerprint: str
+    device: str
+
+
+@dataclass(frozen=True)
+class RecipeSpec:
+    """The head's training recipe (`rhe_parties.model.head.Recipe`)."""
+
+    learning_rate: float
+    weight_decay: float
+    init_std: float
+    epochs: int
+
+
+@dataclass(frozen=True)
+class DataOwnerSetup:
+    """Private `images` uint8 [n, C, H, W], `labels` int64 [n] and the training `sets` int64 [V, N] into them."""
+
+    backbone: BackboneSpec
+    recipe: RecipeSpec
+    defence: str
+    defence_source: str
+    classes: int
+    seed: int
+    images: UInt8Array
+    labels: IntArray
+    sets: IntArray
+    threads: int
+
+
+@dataclass(frozen=True)
+class ModelHostSetup:
+    """The host owns the public backbone and nothing else."""
+
+    backbone: BackboneSpec
+    threads: int
+
+
+@dataclass(frozen=True)
+class KeyHolderSetup:
+    """`plan` of the encrypted head (None in a world without encryption); `query_budget` in images, 0 for no limit."""
+
+    plan: HeadPlan | None
+    query_budget: int
+
+
+@dataclass(frozen=True)
+class AdversarySetup:
+    """The adversary's prior knowledge: backbone, recipe, and auxiliary images disjoint from the private ones."""
+
+    backbone: BackboneSpec
+    recipe: RecipeSpec
+    classes: int
+    images_per_class: int
+    auxiliary_images: UInt8Array
+    auxiliary_labels: IntArray
+    threads: int
+    workers: int
+
+
+PartySetup: TypeAlias = DataOwnerSetup | ModelHostSetup | KeyHolderSetup | AdversarySetup
+
+_ROLES: dict[str, type[PartySetup]] = {
+    "data_owner": DataOwnerSetup,
+    "model_host": ModelHostSetup,
+    "key_holder": KeyHolderSetup,
+    "adversary": AdversarySetup,
+}
+_FIELDS = {cls: field for field, cls in _ROLES.items()}
+
+
+def encode_setup(run_id: str, setup: PartySetup) -> bytes:
+    """Serialise a set-up for the transport that will seat the party."""
+    message = setup_pb2.PartySetup(run_id=run_id)
+    slot = getattr(message, _FIELDS[type(setup)])
+    slot.SetInParent()
+    value_to_proto(setup, slot)
+    return message.SerializeToString(deterministic=True)
+
+
+def decode_setup(data: bytes) -> tuple[str, PartySetup]:
+    """Read a set-up back as (run id, set-up).
+
+    Raises:
+        MessageError: damaged bytes or no role in them.
+    """
+    message = setup_pb2.PartySetup()
+    try:
+        message.ParseFromString(data)
+    except DecodeError as error:
+        raise MessageError(FailureCode.MALFORMED, f"{len(data)} bytes are no party set-up: {error}") from error
+    role = message.WhichOneof("role")
+    if role is None:
+        raise MessageError(FailureCode.UNKNOWN_PAYLOAD, f"party set-up without a role (known: {', '.join(_ROLES)})")
+    return message.run_id, value_from_proto(getattr(message, role), _ROLES[role])

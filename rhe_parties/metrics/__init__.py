@@ -1,0 +1,1 @@
+"""The only place where claims meet ground truth."""

@@ -1,0 +1,1 @@
+"""Frozen backbones and the few-shot heads trained on their features."""

@@ -1,0 +1,51 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class HeadPlan(_message.Message):
+    __slots__ = ("scheme", "features", "classes", "degree", "coeff_modulus", "plain_modulus", "reply_primes", "feature_bits", "feature_bound", "tile_width", "tile_classes", "batch")
+    SCHEME_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    CLASSES_FIELD_NUMBER: _ClassVar[int]
+    DEGREE_FIELD_NUMBER: _ClassVar[int]
+    COEFF_MODULUS_FIELD_NUMBER: _ClassVar[int]
+    PLAIN_MODULUS_FIELD_NUMBER: _ClassVar[int]
+    REPLY_PRIMES_FIELD_NUMBER: _ClassVar[int]
+    FEATURE_BITS_FIELD_NUMBER: _ClassVar[int]
+    FEATURE_BOUND_FIELD_NUMBER: _ClassVar[int]
+    TILE_WIDTH_FIELD_NUMBER: _ClassVar[int]
+    TILE_CLASSES_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    scheme: str
+    features: int
+    classes: int
+    degree: int
+    coeff_modulus: _containers.RepeatedScalarFieldContainer[int]
+    plain_modulus: int
+    reply_primes: int
+    feature_bits: int
+    feature_bound: float
+    tile_width: int
+    tile_classes: int
+    batch: int
+    def __init__(self, scheme: _Optional[str] = ..., features: _Optional[int] = ..., classes: _Optional[int] = ..., degree: _Optional[int] = ..., coeff_modulus: _Optional[_Iterable[int]] = ..., plain_modulus: _Optional[int] = ..., reply_primes: _Optional[int] = ..., feature_bits: _Optional[int] = ..., feature_bound: _Optional[float] = ..., tile_width: _Optional[int] = ..., tile_classes: _Optional[int] = ..., batch: _Optional[int] = ...) -> None: ...
+
+class PublicMaterial(_message.Message):
+    __slots__ = ("plan", "public_key", "evaluation_keys", "fingerprint")
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    EVALUATION_KEYS_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    plan: HeadPlan
+    public_key: bytes
+    evaluation_keys: bytes
+    fingerprint: str
+    def __init__(self, plan: _Optional[_Union[HeadPlan, _Mapping]] = ..., public_key: _Optional[bytes] = ..., evaluation_keys: _Optional[bytes] = ..., fingerprint: _Optional[str] = ...) -> None: ...
+
+class PublicMaterialRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

@@ -1,0 +1,68 @@
+from rhe_parties.proto import tensor_pb2 as _tensor_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class TrainHead(_message.Message):
+    __slots__ = ("head_id", "set_index")
+    HEAD_ID_FIELD_NUMBER: _ClassVar[int]
+    SET_INDEX_FIELD_NUMBER: _ClassVar[int]
+    head_id: str
+    set_index: int
+    def __init__(self, head_id: _Optional[str] = ..., set_index: _Optional[int] = ...) -> None: ...
+
+class PlainHead(_message.Message):
+    __slots__ = ("head_id", "weight", "bias", "backbone_fingerprint")
+    HEAD_ID_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    BIAS_FIELD_NUMBER: _ClassVar[int]
+    BACKBONE_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    head_id: str
+    weight: _tensor_pb2.Tensor
+    bias: _tensor_pb2.Tensor
+    backbone_fingerprint: str
+    def __init__(self, head_id: _Optional[str] = ..., weight: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., bias: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., backbone_fingerprint: _Optional[str] = ...) -> None: ...
+
+class EncryptedHead(_message.Message):
+    __slots__ = ("head_id", "key_fingerprint", "backbone_fingerprint", "ciphertexts")
+    HEAD_ID_FIELD_NUMBER: _ClassVar[int]
+    KEY_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    BACKBONE_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    CIPHERTEXTS_FIELD_NUMBER: _ClassVar[int]
+    head_id: str
+    key_fingerprint: str
+    backbone_fingerprint: str
+    ciphertexts: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, head_id: _Optional[str] = ..., key_fingerprint: _Optional[str] = ..., backbone_fingerprint: _Optional[str] = ..., ciphertexts: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class HeadInstalled(_message.Message):
+    __slots__ = ("head_id", "fingerprint")
+    HEAD_ID_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    head_id: str
+    fingerprint: str
+    def __init__(self, head_id: _Optional[str] = ..., fingerprint: _Optional[str] = ...) -> None: ...
+
+class HeadNotice(_message.Message):
+    __slots__ = ("head_id", "fingerprint", "encrypted", "weight_scale", "classes")
+    HEAD_ID_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    ENCRYPTED_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_SCALE_FIELD_NUMBER: _ClassVar[int]
+    CLASSES_FIELD_NUMBER: _ClassVar[int]
+    head_id: str
+    fingerprint: str
+    encrypted: bool
+    weight_scale: float
+    classes: int
+    def __init__(self, head_id: _Optional[str] = ..., fingerprint: _Optional[str] = ..., encrypted: _Optional[bool] = ..., weight_scale: _Optional[float] = ..., classes: _Optional[int] = ...) -> None: ...
+
+class HeadReady(_message.Message):
+    __slots__ = ("head_id",)
+    HEAD_ID_FIELD_NUMBER: _ClassVar[int]
+    head_id: str
+    def __init__(self, head_id: _Optional[str] = ...) -> None: ...

@@ -1,0 +1,106 @@
+from rhe_parties.proto import he_pb2 as _he_pb2
+from rhe_parties.proto import tensor_pb2 as _tensor_pb2
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class BackboneSpec(_message.Message):
+    __slots__ = ("name", "weights", "fingerprint", "device")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    weights: str
+    fingerprint: str
+    device: str
+    def __init__(self, name: _Optional[str] = ..., weights: _Optional[str] = ..., fingerprint: _Optional[str] = ..., device: _Optional[str] = ...) -> None: ...
+
+class RecipeSpec(_message.Message):
+    __slots__ = ("learning_rate", "weight_decay", "init_std", "epochs")
+    LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_DECAY_FIELD_NUMBER: _ClassVar[int]
+    INIT_STD_FIELD_NUMBER: _ClassVar[int]
+    EPOCHS_FIELD_NUMBER: _ClassVar[int]
+    learning_rate: float
+    weight_decay: float
+    init_std: float
+    epochs: int
+    def __init__(self, learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., init_std: _Optional[float] = ..., epochs: _Optional[int] = ...) -> None: ...
+
+class DataOwnerSetup(_message.Message):
+    __slots__ = ("backbone", "recipe", "defence", "defence_source", "classes", "seed", "images", "labels", "sets", "threads")
+    BACKBONE_FIELD_NUMBER: _ClassVar[int]
+    RECIPE_FIELD_NUMBER: _ClassVar[int]
+    DEFENCE_FIELD_NUMBER: _ClassVar[int]
+    DEFENCE_SOURCE_FIELD_NUMBER: _ClassVar[int]
+    CLASSES_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    SETS_FIELD_NUMBER: _ClassVar[int]
+    THREADS_FIELD_NUMBER: _ClassVar[int]
+    backbone: BackboneSpec
+    recipe: RecipeSpec
+    defence: str
+    defence_source: str
+    classes: int
+    seed: int
+    images: _tensor_pb2.Tensor
+    labels: _tensor_pb2.Tensor
+    sets: _tensor_pb2.Tensor
+    threads: int
+    def __init__(self, backbone: _Optional[_Union[BackboneSpec, _Mapping]] = ..., recipe: _Optional[_Union[RecipeSpec, _Mapping]] = ..., defence: _Optional[str] = ..., defence_source: _Optional[str] = ..., classes: _Optional[int] = ..., seed: _Optional[int] = ..., images: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., labels: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., sets: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., threads: _Optional[int] = ...) -> None: ...
+
+class ModelHostSetup(_message.Message):
+    __slots__ = ("backbone", "threads")
+    BACKBONE_FIELD_NUMBER: _ClassVar[int]
+    THREADS_FIELD_NUMBER: _ClassVar[int]
+    backbone: BackboneSpec
+    threads: int
+    def __init__(self, backbone: _Optional[_Union[BackboneSpec, _Mapping]] = ..., threads: _Optional[int] = ...) -> None: ...
+
+class KeyHolderSetup(_message.Message):
+    __slots__ = ("plan", "query_budget")
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    QUERY_BUDGET_FIELD_NUMBER: _ClassVar[int]
+    plan: _he_pb2.HeadPlan
+    query_budget: int
+    def __init__(self, plan: _Optional[_Union[_he_pb2.HeadPlan, _Mapping]] = ..., query_budget: _Optional[int] = ...) -> None: ...
+
+class AdversarySetup(_message.Message):
+    __slots__ = ("backbone", "recipe", "classes", "images_per_class", "auxiliary_images", "auxiliary_labels", "threads", "workers")
+    BACKBONE_FIELD_NUMBER: _ClassVar[int]
+    RECIPE_FIELD_NUMBER: _ClassVar[int]
+    CLASSES_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_PER_CLASS_FIELD_NUMBER: _ClassVar[int]
+    AUXILIARY_IMAGES_FIELD_NUMBER: _ClassVar[int]
+    AUXILIARY_LABELS_FIELD_NUMBER: _ClassVar[int]
+    THREADS_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
+    backbone: BackboneSpec
+    recipe: RecipeSpec
+    classes: int
+    images_per_class: int
+    auxiliary_images: _tensor_pb2.Tensor
+    auxiliary_labels: _tensor_pb2.Tensor
+    threads: int
+    workers: int
+    def __init__(self, backbone: _Optional[_Union[BackboneSpec, _Mapping]] = ..., recipe: _Optional[_Union[RecipeSpec, _Mapping]] = ..., classes: _Optional[int] = ..., images_per_class: _Optional[int] = ..., auxiliary_images: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., auxiliary_labels: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., threads: _Optional[int] = ..., workers: _Optional[int] = ...) -> None: ...
+
+class PartySetup(_message.Message):
+    __slots__ = ("run_id", "data_owner", "model_host", "key_holder", "adversary")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    DATA_OWNER_FIELD_NUMBER: _ClassVar[int]
+    MODEL_HOST_FIELD_NUMBER: _ClassVar[int]
+    KEY_HOLDER_FIELD_NUMBER: _ClassVar[int]
+    ADVERSARY_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    data_owner: DataOwnerSetup
+    model_host: ModelHostSetup
+    key_holder: KeyHolderSetup
+    adversary: AdversarySetup
+    def __init__(self, run_id: _Optional[str] = ..., data_owner: _Optional[_Union[DataOwnerSetup, _Mapping]] = ..., model_host: _Optional[_Union[ModelHostSetup, _Mapping]] = ..., key_holder: _Optional[_Union[KeyHolderSetup, _Mapping]] = ..., adversary: _Optional[_Union[AdversarySetup, _Mapping]] = ...) -> None: ...

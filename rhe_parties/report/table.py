@@ -1,0 +1,192 @@
+"""The terminal table of a run, for somebody who has never seen the program; no meaning hangs on colour alone."""
+
+from __future__ import annotations
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from rhe_parties.report.record import AttackRecord, Record, WorldRecord
+from rhe_parties.report.verdicts import Verdict, control_sentences, deciding_result, error_sentence, verdicts
+from rhe_parties.report.wording import (
+    MISSING,
+    find,
+    format_interval,
+    format_value,
+    outcome_words,
+    printable,
+    seconds_text,
+    size_text,
+    statistic,
+    variant_words,
+    world_cost,
+)
+
+__all__ = ["render_error", "render_table"]
+
+_STYLES = {
+    "leaked": "bold red",
+    "not-leaked": "green",
+    "blocked": "yellow",
+    "error": "bold magenta",
+    "not-applicable": "dim",
+    "none": "dim",
+}
+# What a cell may take so that the whole table fits 100 columns.
+_REASON_WIDTH = 40
+_SHOWN = ("identification_rate", "tpr_at_fpr_1pct")
+
+
+def render_table(record: Record, report: str = "") -> RenderableType:
+    """The whole run as something that a rich console prints; laid out for 100 columns and more.
+
+    Args:
+        report: where the HTML report lies, for the last line; "" names the file only.
+    """
+    parts: list[RenderableType] = [_header(record)]
+    if record.status == "error":
+        parts.append(Text(error_sentence(record), style="bold magenta"))
+    if record.threat_model:
+        parts += [Text(), _threat(record)]
+    if record.worlds:
+        parts += [_heading("What each adversary learned"), _attacks(record)]
+        parts += [_heading("What it costs"), _costs(record)]
+        parts += [_heading("In words"), _words(record)]
+        parts += [Padding(Text(sentence, style="dim"), (0, 0, 0, 2)) for sentence in control_sentences(record)]
+    elif record.status != "error":
+        parts.append(Text("No world was run, so nothing was measured.", style="yellow"))
+    place = printable(report) or "report.html in the run's folder"
+    parts += [Text(), Text.assemble("Report: ", (place, "bold"), " (one file, opens offline in any browser)")]
+    return Group(*parts)
+
+
+def render_error(record: Record) -> str:
+    """One line for a run that failed: its scenario, the reason, and what is kept."""
+    return error_sentence(record)
+
+
+def _header(record: Record) -> Text:
+    question = "who can learn what about the private training images?"
+    name = Text(printable(record.scenario), style="bold")
+    took = f" ({seconds_text(record.seconds)})" if record.seconds else ""
+    return name + Text.assemble(": ", question, (took, "dim"))
+
+
+def _heading(text: str) -> RenderableType:
+    return Padding(Text(text, style="bold underline"), (1, 0, 0, 0))
+
+
+def _threat(record: Record) -> RenderableType:
+    """The threat model in a few lines: the aspects run on, so that all of them take little room."""
+    rows = dict(record.threat_model)
+    lines = [
+        ("Adversary", ["corrupted parties", "behaviour", "tapped links", "query budget"]),
+        ("Knows", ["adversary knows beforehand"]),
+        ("Released", ["decisions"]),
+    ]
+    named = {name for _, names in lines for name in names}
+    lines.append(("Besides", [name for name in rows if name not in named]))
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    for label, names in lines:
+        present = [name for name in names if name in rows]
+        if present:
+            alone = len(names) == 1 and label != "Besides"
+            text = "; ".join(rows[n] if alone else f"{_AT.get(n, n + ':')} {rows[n]}" for n in present)
+            table.add_row(label, Text(printable(text)))
+    return table
+
+
+_AT = {"corrupted parties": "sits at", "behaviour": "is", "tapped links": "taps links:", "query budget": "queries:"}
+
+
+def _attacks(record: Record) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_lines=False)
+    table.add_column("World", max_width=9, overflow="fold", style="bold")
+    table.add_column("Adversary", min_width=14, max_width=18, overflow="fold")
+    table.add_column("Outcome", min_width=18, max_width=20, overflow="fold")
+    table.add_column("Training images\nnamed", min_width=18, no_wrap=True)
+    table.add_column("Rebuilt (TPR\nat 1 % FPR)", min_width=15, no_wrap=True)
+    table.add_column("Pixel error\n(MSE)", min_width=13, no_wrap=True)
+    for world in record.worlds:
+        if world.status == "error" or not world.attacks:
+            reason = printable(world.error) if world.status == "error" else "no attack was run"
+            word, style = ("error: ", _STYLES["error"]) if world.status == "error" else ("", _STYLES["none"])
+            table.add_row(printable(world.name), MISSING, Text(word + _short(reason), style=style), *[MISSING] * 3)
+        for position, attack in enumerate(world.attacks):
+            last = position == len(world.attacks) - 1
+            table.add_row(printable(world.name) if position == 0 else "", *_attack_cells(attack), end_section=last)
+    return table
+
+
+def _attack_cells(attack: AttackRecord) -> list[RenderableType]:
+    word, detail = outcome_words(attack)
+    result = deciding_result(attack)
+    if attack.outcome in ("blocked", "error"):
+        # One phrase, cut where the line breaks best: "blocked: missing / plain head weights".
+        joined = f"{word}: {_short(detail)}".replace("blocked: missing ", "blocked: missing\n")
+        word, detail = joined, ""
+    elif result is not None and result.statistic not in _SHOWN:
+        # The columns would leave the outcome without a number.
+        words = result.statistic.replace("_", " ")
+        detail = f"{words} {format_value(result.statistic, result.value)}"
+    cells: list[RenderableType] = [
+        _two(printable(attack.adversary), variant_words(attack.variant)),
+        _two(word, _short(detail), _STYLES[attack.outcome]),
+    ]
+    return [*cells, *(_measured(attack, name) for name in (*_SHOWN, "mse"))]
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _REASON_WIDTH else text[: _REASON_WIDTH - 1] + "…"
+
+
+def _two(first: str, second: str, style: str = "") -> Text:
+    cell = Text(first, style=style)
+    return cell.append(f"\n{second}", style="dim" if style == "" else style) if second else cell
+
+
+def _measured(attack: AttackRecord, name: str) -> Text:
+    result = find(attack.results, name)
+    if result is None:
+        return Text(MISSING, style="dim")
+    value = format_value(name, result.value)
+    interval = f" {format_interval(result)}" if name != "mse" else ""
+    words = statistic(name).baseline
+    return _two(value + interval, f"{words} {format_value(name, result.chance)}" if result.chance is not None else "")
+
+
+def _costs(record: Record) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("World", max_width=9, overflow="fold", style="bold")
+    table.add_column("Accuracy", no_wrap=True)
+    for title in ("One head", "Request per\nprediction", "Reply per\nprediction", "Messages", "Bytes", "Seconds"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for world in record.worlds:
+        cost = world_cost(world)
+        sizes = [MISSING if item is None else size_text(item) for item in (cost.head, cost.request, cost.reply)]
+        table.add_row(
+            printable(world.name), _accuracy(world), *sizes,
+            f"{cost.messages:,}", size_text(cost.total_bytes), f"{world.seconds:.1f}",
+        )  # fmt: skip
+    return table
+
+
+def _accuracy(world: WorldRecord) -> str:
+    result = find(world.utility, "accuracy")
+    if result is not None:
+        return f"{format_value('accuracy', result.value)} {format_interval(result)}"
+    return format_value("accuracy", world.accuracy)
+
+
+def _words(record: Record) -> RenderableType:
+    return Group(*(_verdict_line(verdict) for verdict in verdicts(record)), Text())
+
+
+def _verdict_line(verdict: Verdict) -> RenderableType:
+    mark = {"leaked": "LEAKED: ", "not-leaked": "not leaked: "}.get(verdict.state, "")
+    line = Text(mark, style=_STYLES[verdict.state]) + Text(verdict.sentence)
+    return Padding(line, (0, 0, 0, 2))

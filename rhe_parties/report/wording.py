@@ -1,0 +1,274 @@
+"""Words and number formats that the terminal table and the HTML report share."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from rhe_parties.report.record import AttackRecord, MessageRecord, ResultRecord, WorldRecord
+
+__all__ = [
+    "MISSING",
+    "STATISTICS",
+    "Statistic",
+    "WorldCost",
+    "attack_name",
+    "encrypted",
+    "find",
+    "format_interval",
+    "format_value",
+    "kind_words",
+    "outcome_words",
+    "party_words",
+    "printable",
+    "seconds_text",
+    "size_text",
+    "statistic",
+    "variant_words",
+    "world_cost",
+    "world_phrase",
+]
+
+MISSING = "–"
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """How a statistic is called, printed and explained; `baseline` is what its "chance" value is."""
+
+    label: str
+    unit: Literal["percent", "number", "count"]
+    meaning: str
+    baseline: str = "chance"
+
+
+STATISTICS: dict[str, Statistic] = {
+    "identification_rate": Statistic(
+        "training images named",
+        "percent",
+        "Identification rate: the share of private training images that are the nearest of all candidates of their "
+        "class to what the adversary claims. Chance is the share that guessing among those candidates would name.",
+    ),
+    "tpr_at_fpr_1pct": Statistic(
+        "rebuilt (TPR at 1 % FPR)",
+        "percent",
+        "True-positive rate at 1 % false-positive rate: a threshold on the pixel error is set so that at most one in a "
+        "hundred images of other heads would pass for a reconstruction; the rate is the share of the head's own "
+        "training images that pass. Chance is 1 %.",
+    ),
+    "tpr_at_fpr_0.1pct": Statistic(
+        "rebuilt (TPR at 0.1 % FPR)",
+        "percent",
+        "The same with a threshold that one in a thousand images of other heads would pass. Chance is 0.1 %.",
+    ),
+    "mse": Statistic(
+        "pixel error (MSE)",
+        "number",
+        "Mean squared error per pixel, for pixels from −1 to 1, against the nearest training image of the class. The "
+        "baseline is the same claim against images of other heads: lower than the baseline means leakage.",
+        baseline="baseline",
+    ),
+    "head_cosine": Statistic(
+        "head weights recovered (cosine)",
+        "number",
+        "Cosine between claimed and true weights of the head, both centred over the classes: 1 is the head itself. "
+        "The baseline is the cosine with another victim's head.",
+        baseline="baseline",
+    ),
+    "auc": Statistic(
+        "membership (AUC)",
+        "number",
+        "Probability that a training image scores above one that was not trained on; 0.5 without leakage.",
+    ),
+    "ssim": Statistic(
+        "structural similarity (SSIM)", "number", "Structural similarity of images; 1 means equal.", "baseline"
+    ),
+    "extraction_agreement": Statistic(
+        "classifier copied", "percent", "Share of decisions in which the adversary's copy agrees with the head."
+    ),
+    "queries": Statistic("queries used", "count", "Images whose decision the adversary asked for."),
+    "accuracy": Statistic("accuracy", "percent", "Share of correct decisions on images that no head was trained on."),
+    "float_agreement": Statistic(
+        "same decision as the float head", "percent", "Share of decisions equal to those of the head before rounding."
+    ),
+    "twin_agreement": Statistic(
+        "same decision as the integer twin",
+        "percent",
+        "Share of decisions equal to those of the same integers without encryption; must be 100 % for an exact scheme.",
+    ),
+}
+
+
+def statistic(name: str) -> Statistic:
+    """Words for a statistic; one that is not known here is shown under its own name."""
+    return STATISTICS.get(name) or Statistic(name.replace("_", " "), "number", "")
+
+
+def printable(text: str) -> str:
+    """The text without control characters, so that no name in a record can steer a terminal."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def _percent(value: float) -> str:
+    scaled = value * 100
+    text = f"{scaled:.1f}"
+    if text == "100.0":
+        return "100" if value >= 1 else "99.9+"
+    if text == "0.0" and value > 0:
+        return f"{scaled:.2g}" if scaled >= 0.001 else "<0.001"
+    return "0" if text in ("0.0", "-0.0") else text
+
+
+def _plain(value: float, unit: str) -> str:
+    if not math.isfinite(value):
+        return MISSING
+    if unit == "percent":
+        return _percent(value)
+    if unit == "count":
+        return f"{round(value):,}"
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
+
+
+def format_value(name: str, value: float | None) -> str:
+    """A value of statistic `name` with its unit; a dash for what is not there or not finite."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    unit = statistic(name).unit
+    return _plain(value, unit) + (" %" if unit == "percent" else "")
+
+
+def format_interval(result: ResultRecord) -> str:
+    """The 95 % interval in brackets, without unit: `[98.9, 100]`; empty when it is not finite."""
+    if not (math.isfinite(result.low) and math.isfinite(result.high)):
+        return ""
+    unit = statistic(result.statistic).unit
+    return f"[{_plain(result.low, unit)}, {_plain(result.high, unit)}]"
+
+
+def find(results: list[ResultRecord], name: str) -> ResultRecord | None:
+    """The result of a statistic, if it was measured and is a number."""
+    return next((r for r in results if r.statistic == name and math.isfinite(r.value)), None)
+
+
+def size_text(count: float) -> str:
+    """Bytes for a reader: `152 B`, `10.6 kB`, `3.42 MB`, `1.20 GB` (decimal units)."""
+    if not math.isfinite(count):
+        return MISSING
+    for limit, scale, text in ((1e3, 1.0, "{:.0f} B"), (1e6, 1e3, "{:.1f} kB"), (1e9, 1e6, "{:.2f} MB")):
+        if count < limit:
+            return text.format(count / scale)
+    return f"{count / 1e9:.2f} GB"
+
+
+def seconds_text(seconds: float) -> str:
+    """`12.3 s`, `48 ms` or `3 min 20 s`."""
+    if not math.isfinite(seconds):
+        return MISSING
+    if seconds < 0.1:
+        return f"{seconds * 1e3:.3g} ms"
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{int(seconds // 60)} min {int(seconds % 60)} s"
+
+
+def party_words(name: str) -> str:
+    """`model-host` as a person says it."""
+    return printable(name.replace("-", " "))
+
+
+def variant_words(variant: str) -> str:
+    """What the strategy was run on."""
+    return "on ciphertexts" if variant == "ciphertext" else ""
+
+
+def attack_name(attack: AttackRecord) -> str:
+    """`span-inversion` or `span-inversion, on ciphertexts`."""
+    return ", ".join(filter(None, (printable(attack.adversary), variant_words(attack.variant))))
+
+
+def outcome_words(attack: AttackRecord) -> tuple[str, str]:
+    """(word, detail): the word carries the meaning without any colour, the detail says what is missing or broke."""
+    if attack.outcome == "blocked":
+        return "blocked", "missing " + (printable(", ".join(attack.missing)) or "what it needs")
+    if attack.outcome == "error":
+        return "error", printable(attack.error) or "no reason given"
+    return {"leaked": "LEAKED", "not-leaked": "not leaked", "not-applicable": "n.a."}[attack.outcome], ""
+
+
+def encrypted(world: WorldRecord) -> bool:
+    """Whether heads crossed to the host encrypted in this world, by its messages or, without any, its scheme."""
+    kinds = {message.kind for message in world.messages}
+    if kinds & {"plain_head", "encrypted_head"}:
+        return "encrypted_head" in kinds
+    return world.scheme not in ("", "plain")
+
+
+_KINDS = {
+    "train_head": "order: train a head",
+    "public_material_request": "asks for the public key",
+    "public_material": "public key, encryption plan",
+    "plain_head": "trained head, weights in clear",
+    "encrypted_head": "trained head, weights encrypted",
+    "head_installed": "head is installed",
+    "head_notice": "fingerprint and scale of the head",
+    "head_ready": "head is ready for use",
+    "ask_decisions": "test images to decide on",
+    "classify_request": "input images, in clear",
+    "decision": "decisions: classes only",
+    "failure": "failure: could not do it",
+    "health_request": "are you there?",
+    "health_report": "yes, here",
+    "attack_request": "the adversary's view",
+    "claim_report": "the adversary's claim",
+}
+
+
+def kind_words(message: MessageRecord, world: WorldRecord) -> str:
+    """What a message is, in plain words."""
+    if message.kind == "classify_response":
+        return "logits, encrypted" if encrypted(world) else "logits, in clear"
+    return _KINDS.get(message.kind) or printable(message.kind.replace("_", " "))
+
+
+def world_phrase(world: WorldRecord) -> str:
+    """How a sentence about this world begins."""
+    phrase = {"none": "Without protection", "rhe": "With the encrypted head"}.get(world.defence)
+    phrase = phrase or f"With {printable(world.defence)}"
+    return phrase if world.name == world.defence else f"{phrase} ({printable(world.name)})"
+
+
+@dataclass(frozen=True)
+class WorldCost:
+    """Bytes of one head and, per decided image, of request and reply; None where no such message was sent.
+
+    `predictions` is None where the record does not say how many images were decided; then request and reply are per
+    message.
+    """
+
+    messages: int
+    total_bytes: int
+    predictions: int | None
+    head: float | None
+    request: float | None
+    reply: float | None
+
+
+def world_cost(world: WorldRecord) -> WorldCost:
+    """What a world's messages cost."""
+    accuracy = find(world.utility, "accuracy")
+    predictions = accuracy.n if accuracy is not None and accuracy.n > 0 else None
+
+    def mean(kinds: tuple[str, ...], per: int | None) -> float | None:
+        chosen = [m for m in world.messages if m.kind in kinds]
+        parts = per if per is not None else sum(m.count for m in chosen)
+        return sum(m.total_bytes for m in chosen) / parts if chosen and parts else None
+
+    return WorldCost(
+        messages=sum(m.count for m in world.messages),
+        total_bytes=sum(m.total_bytes for m in world.messages),
+        predictions=predictions,
+        head=mean(("plain_head", "encrypted_head"), None),
+        request=mean(("classify_request",), predictions),
+        reply=mean(("classify_response",), predictions),
+    )

@@ -1,0 +1,1 @@
+"""From parameters to parties, worlds and a record."""

@@ -1,0 +1,251 @@
+"""Everything that is checked and prepared before the first party is seated, so that mistakes cost no waiting."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rhe_parties.attacks.base import ADVERSARIES, AS_IS, CIPHERTEXT, Strategy, parse_options
+from rhe_parties.data.datasets import Dataset, load_dataset, to_unit
+from rhe_parties.data.splits import Splits, split_dataset, victim_sets
+from rhe_parties.defences.base import DEFENCES, Defence
+from rhe_parties.errors import DataError, NumericError, ParameterError, unknown_name
+from rhe_parties.he.plan import HeadPlan, plan_head
+from rhe_parties.he.scheme import scheme_catalogue
+from rhe_parties.metrics.reconstruction import GroundTruth
+from rhe_parties.model.backbone import Backbone, load_backbone
+from rhe_parties.model.head import LinearHead, Recipe, train_head
+from rhe_parties.registry import read_plugin_source
+from rhe_parties.rng import numpy_stream, stream_seed
+from rhe_parties.runner.parameters import BASELINE, Parameters
+from rhe_parties.threat.model import ThreatModel
+from rhe_parties.types import FloatArray, IntArray, UInt8Array
+
+__all__ = ["Attacker", "Laboratory", "World", "prepare", "resolve_attackers", "resolve_worlds"]
+
+# Public images from which the bound of features is read off where the backbone does not bring one.
+_CALIBRATION_IMAGES = 512
+
+
+@dataclass(frozen=True)
+class World:
+    """One defence setting: the name given by the user, the defence, and the scheme when it encrypts."""
+
+    name: str
+    defence: type[Defence]
+    reference: str
+    source: str
+    scheme: str
+    plan: HeadPlan | None = None
+
+
+@dataclass(frozen=True)
+class Attacker:
+    """One strategy of the run: reference, plug-in text, class and options as text."""
+
+    reference: str
+    source: str
+    strategy: type[Strategy]
+    options: dict[str, str]
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """The forms in which it runs."""
+        return (AS_IS, CIPHERTEXT) if self.strategy.ciphertext_needs else (AS_IS,)
+
+
+@dataclass(frozen=True)
+class Laboratory:
+    """What the laboratory knows, ground truth included; parties are given only their own part of it.
+
+    `evaluation` are dataset indices [V, B] of the images that each head decides on, `evaluation_features` their
+    features [V, B, D]; `auxiliary` are dataset indices [n] of the adversary's images.
+    """
+
+    parameters: Parameters
+    run_id: str
+    dataset: Dataset
+    splits: Splits
+    backbone: Backbone
+    recipe: Recipe
+    truth: GroundTruth
+    heads: list[LinearHead]
+    private_images: UInt8Array
+    private_labels: IntArray
+    auxiliary: IntArray
+    evaluation: IntArray
+    evaluation_features: FloatArray
+    worlds: list[World]
+    attackers: list[Attacker]
+    threat_model: ThreatModel
+
+    def head_id(self, index: int) -> str:
+        """Name of victim head `index`."""
+        return f"victim-{index:04d}"
+
+
+def resolve_worlds(parameters: Parameters) -> list[World]:
+    """The worlds by name; nothing is loaded but the defences.
+
+    Raises:
+        ParameterError, PluginError: unknown defence or scheme, or a plug-in that does not load.
+    """
+    schemes = list(scheme_catalogue())
+    if parameters.scheme not in schemes:
+        raise unknown_name("scheme", parameters.scheme, schemes)
+    worlds = []
+    for name in parameters.worlds:
+        reference, colon, scheme = name.partition(":") if ".py:" not in name else (name, "", "")
+        source = read_plugin_source(reference)
+        defence = DEFENCES.load(reference, source)
+        if colon and not defence.encrypts:
+            raise ParameterError(f"world {name!r}: defence {reference!r} encrypts nothing, so it takes no scheme")
+        if scheme and scheme not in schemes:
+            raise unknown_name("scheme", scheme, schemes)
+        worlds.append(World(name, defence, reference, source, (scheme or parameters.scheme) if defence.encrypts else ""))
+    return worlds
+
+
+def resolve_attackers(parameters: Parameters) -> list[Attacker]:
+    """The strategies by name, the baseline first.
+
+    Raises:
+        ParameterError, PluginError: unknown strategy or option, or a plug-in that does not load.
+    """
+    attackers = []
+    for reference in dict.fromkeys((BASELINE, *parameters.adversary)):
+        source = read_plugin_source(reference)
+        strategy = ADVERSARIES.load(reference, source)
+        options = parameters.options.get(reference, parameters.options.get(reference.rpartition(":")[2], {}))
+        parse_options(strategy, options)
+        attackers.append(Attacker(reference, source, strategy, options))
+    return attackers
+
+
+def prepare(parameters: Parameters) -> Laboratory:
+    """Load data and backbone, cut the splits, train the true heads, and plan the encryption.
+
+    Raises:
+        UserError: anything that the user can mend, features that no head can be trained on among it.
+    """
+    try:
+        return _prepare(parameters)
+    except NumericError as error:
+        raise DataError(f"dataset {parameters.dataset!r} with backbone {parameters.backbone!r}: {error}") from error
+
+
+def _prepare(parameters: Parameters) -> Laboratory:
+    worlds, attackers = resolve_worlds(parameters), resolve_attackers(parameters)
+    dataset = load_dataset(parameters.dataset, parameters.data_root, parameters.image_size)
+    weights = parameters.weights if parameters.weights.startswith("random:") else _path(parameters.weights)
+    backbone = load_backbone(parameters.backbone, weights)
+    splits = split_dataset(dataset, parameters.seed)
+    sets = victim_sets(
+        dataset.labels, splits.private, parameters.images_per_class, parameters.victims, parameters.seed
+    )
+    place = np.full(len(dataset.labels), -1, dtype=np.int64)
+    place[splits.private] = np.arange(len(splits.private))
+    truth = GroundTruth(
+        images=to_unit(dataset.images[splits.private]),
+        features=backbone.extract(dataset.images[splits.private]),
+        labels=dataset.labels[splits.private],
+        sets=place[sets],
+        classes=dataset.classes,
+    )
+    auxiliary = _sample(splits.auxiliary, parameters.auxiliary_images, parameters.seed, "auxiliary")
+    evaluation = _evaluation_sets(splits.evaluation, len(sets), parameters.evaluation_images, parameters.seed)
+    recipe = _recipe(parameters)
+    bound = _feature_bound(parameters, backbone, dataset.images[auxiliary[:_CALIBRATION_IMAGES]])
+    worlds = [_with_plan(world, backbone.features, dataset.classes, bound) for world in worlds]
+    return Laboratory(
+        parameters=parameters,
+        run_id=_run_id(parameters),
+        dataset=dataset,
+        splits=splits,
+        backbone=backbone,
+        recipe=recipe,
+        truth=truth,
+        heads=[_true_head(truth, index, recipe, parameters.seed) for index in range(len(truth.sets))],
+        private_images=dataset.images[splits.private],
+        private_labels=truth.labels,
+        auxiliary=auxiliary,
+        evaluation=evaluation,
+        evaluation_features=_features_of(backbone, dataset, evaluation),
+        worlds=worlds,
+        attackers=attackers,
+        threat_model=ThreatModel(
+            corrupted=parameters.corrupted, query_budget=parameters.query_budget or None
+        ),
+    )
+
+
+def _path(text: str) -> Path | None:
+    return Path(text).expanduser() if text else None
+
+
+def _sample(indices: IntArray, most: int, seed: int, purpose: str) -> IntArray:
+    """At most `most` of the indices, drawn by the seed, in ascending order."""
+    if len(indices) <= most:
+        return indices
+    return np.sort(numpy_stream(seed, f"sample-{purpose}").choice(indices, size=most, replace=False))
+
+
+def _evaluation_sets(indices: IntArray, heads: int, images: int, seed: int) -> IntArray:
+    """[V, B]: each head decides on the next B images of one shuffled round trip through the evaluation part.
+
+    Raises:
+        ParameterError: more images per head than there are.
+    """
+    if images > len(indices):
+        raise ParameterError(f"evaluation_images={images} is not allowed: the evaluation part has {len(indices)}")
+    shuffled = numpy_stream(seed, "sample-evaluation").permutation(indices)
+    return shuffled[np.arange(heads * images).reshape(heads, images) % len(shuffled)]
+
+
+def _features_of(backbone: Backbone, dataset: Dataset, indices: IntArray) -> FloatArray:
+    """Features [V, B, D] of images [V, B], each image extracted once."""
+    unique, place = np.unique(indices, return_inverse=True)
+    return backbone.extract(dataset.images[unique])[place.reshape(indices.shape)]
+
+
+def _recipe(parameters: Parameters) -> Recipe:
+    paper = Recipe.paper(parameters.backbone, parameters.images_per_class)
+    return Recipe(
+        paper.learning_rate if parameters.learning_rate is None else parameters.learning_rate,
+        paper.weight_decay if parameters.weight_decay is None else parameters.weight_decay,
+        paper.init_std if parameters.init_std is None else parameters.init_std,
+        paper.epochs if parameters.epochs is None else parameters.epochs,
+    )
+
+
+def _true_head(truth: GroundTruth, index: int, recipe: Recipe, seed: int) -> LinearHead:
+    """The float head as the owner trains it without a defence: the reference for decisions and weights."""
+    rows = truth.sets[index]
+    return train_head(
+        truth.features[rows], truth.labels[rows], truth.classes, recipe, stream_seed(seed, "victim-head", index)
+    )
+
+
+def _feature_bound(parameters: Parameters, backbone: Backbone, public: UInt8Array) -> float:
+    """A public power of two: given, brought by the backbone, or read off the auxiliary images (never private ones)."""
+    bound = parameters.feature_bound if parameters.feature_bound is not None else backbone.feature_bound
+    if bound is None:
+        bound = float(np.abs(backbone.extract(public)).max())
+    return float(2.0 ** np.ceil(np.log2(max(bound, 2.0**-20))))
+
+
+def _with_plan(world: World, features: int, classes: int, bound: float) -> World:
+    if not world.scheme:
+        return world
+    plan = plan_head(features, classes, bound, world.scheme)
+    return World(world.name, world.defence, world.reference, world.source, world.scheme, plan)
+
+
+def _run_id(parameters: Parameters) -> str:
+    """A function of what decides the transcript, so that equal scenarios give equal envelopes."""
+    skip = {"transport", "address", "workers", "party_timeout", "attack_timeout", "examples", "resources", "data_root"}
+    text = parameters.model_dump_json(exclude=skip | {"adversary", "options"})
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,127 @@
+"""One world from key to decision, and what it was worth."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from rhe_parties.errors import FailureCode, SchemeError, TransportError
+from rhe_parties.he.scheme import PublicMaterial, make_custody, make_encryptor, make_evaluator
+from rhe_parties.messages.payloads import AskDecisions, Decision, HeadReady, TrainHead
+from rhe_parties.metrics.cost import message_costs
+from rhe_parties.metrics.reconstruction import Measured
+from rhe_parties.metrics.utility import accuracy, agreement
+from rhe_parties.report.record import MessageRecord, ResultRecord, WorldRecord
+from rhe_parties.rng import numpy_stream
+from rhe_parties.runner.plan import Laboratory, World
+from rhe_parties.runner.progress import Reporter
+from rhe_parties.runner.seats import party_setups
+from rhe_parties.threat.model import DATA_OWNER, KEY_HOLDER
+from rhe_parties.threat.transcript import Transcript
+from rhe_parties.transport import Switchboard, Transport
+from rhe_parties.types import IntArray
+
+__all__ = ["EXACT_SCHEMES", "result_record", "run_world"]
+
+# Schemes whose decisions must equal those of the integer twin.
+EXACT_SCHEMES = ("plain", "bfv")
+
+
+def run_world(
+    lab: Laboratory, world: World, transport: Transport, transcript: Transcript, reporter: Reporter, record: WorldRecord
+) -> None:
+    """Seat the parties, train and install every victim head, let each decide on the evaluation images.
+
+    Fills `record` as it goes, so that what is done survives a failure.
+
+    Raises:
+        PartyFailure, TransportError: a party refused, died or was too slow.
+    """
+    started = time.perf_counter()
+    p = lab.parameters
+    heads = len(lab.truth.sets)
+    board = Switchboard(transport, transcript, lab.run_id, world.name, p.party_timeout)
+    try:
+        with reporter.stage(f"world {world.name}: seating the parties", 3) as update:
+            for index, (party, setup) in enumerate(party_setups(lab, world).items()):
+                update(index, party)
+                transport.seat(party, setup, p.party_timeout)
+        with reporter.stage(f"world {world.name}: training and installing", heads) as update:
+            for index in range(heads):
+                board.ask(DATA_OWNER, TrainHead(lab.head_id(index), index), HeadReady)
+                update(index + 1)
+        decisions = np.empty(lab.evaluation.shape, dtype=np.int64)
+        with reporter.stage(f"world {world.name}: deciding", heads) as update:
+            for index in range(heads):
+                images = lab.dataset.images[lab.evaluation[index]]
+                ask = AskDecisions(f"evaluation-{index:04d}", lab.head_id(index), images)
+                answer = board.ask(KEY_HOLDER, ask, Decision)
+                if answer.classes.shape != (len(images),):
+                    raise TransportError(KEY_HOLDER, f"{len(answer.classes)} decisions for {len(images)} images")
+                decisions[index] = answer.classes
+                record.saturated_features += answer.saturated
+                update(index + 1)
+        _measure_utility(lab, world, decisions, record)
+    finally:
+        record.seconds = time.perf_counter() - started
+        record.messages = _messages(lab, world, transcript)
+
+
+def _measure_utility(lab: Laboratory, world: World, decisions: IntArray, record: WorldRecord) -> None:
+    labels = lab.dataset.labels[lab.evaluation]
+    stream = numpy_stream(lab.parameters.seed, "bootstrap-utility")
+    right = accuracy(decisions, labels, lab.truth.classes, stream)
+    pairs = zip(lab.heads, lab.evaluation_features, strict=True)
+    float_decisions = np.stack([head.logits(features).argmax(axis=1) for head, features in pairs])
+    record.accuracy = right.value
+    record.utility = [
+        result_record(right),
+        result_record(agreement("float_agreement", decisions, float_decisions, stream)),
+    ]
+    if world.scheme in EXACT_SCHEMES:
+        twin = agreement("twin_agreement", decisions, _twin_decisions(lab, world), stream)
+        record.utility.append(result_record(twin))
+
+
+def _twin_decisions(lab: Laboratory, world: World) -> IntArray:
+    """What the integer twin, the same plan without encryption, decides on the same heads."""
+    if world.plan is None:
+        raise SchemeError(FailureCode.UNEXPECTED, f"world {world.name!r} has no encryption plan")
+    custody = make_custody(world.plan.twin())
+    public: PublicMaterial = custody.public
+    encryptor = make_encryptor(public)
+    decisions = []
+    for head, features in zip(lab.heads, lab.evaluation_features, strict=True):
+        ciphertexts, _ = encryptor.encrypt(head.weight, head.bias)
+        logits, _ = make_evaluator(public, ciphertexts).evaluate(features)
+        decisions.append(custody.decrypt(logits).argmax(axis=1))
+    return np.stack(decisions).astype(np.int64)
+
+
+def _messages(lab: Laboratory, world: World, transcript: Transcript) -> list[MessageRecord]:
+    return [
+        MessageRecord(
+            kind=cost.kind,
+            sender=cost.sender,
+            recipient=cost.recipient,
+            count=cost.count,
+            total_bytes=cost.total_bytes,
+            handled_seconds=cost.handled_seconds,
+            seen_by_adversary=lab.threat_model.exposes(cost.sender, cost.recipient),
+        )
+        for cost in message_costs(transcript.world(world.name))
+    ]
+
+
+def result_record(measured: Measured) -> ResultRecord:
+    """A statistic as the record stores it."""
+    return ResultRecord(
+        statistic=measured.statistic,
+        value=measured.value,
+        low=measured.low,
+        high=measured.high,
+        n=measured.n,
+        heads=measured.heads,
+        chance=measured.chance,
+    )

@@ -1,0 +1,87 @@
+"""`build_view` is the only door from a transcript to a strategy."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeVar, get_args
+
+from rhe_parties.messages import Envelope, Payload, decode
+from rhe_parties.messages.payloads import (
+    ClassifyRequest,
+    Decision,
+    EncryptedHead,
+    PlainHead,
+    PublicMaterial,
+)
+from rhe_parties.threat.model import ThreatModel
+from rhe_parties.threat.transcript import TranscriptEntry
+
+__all__ = ["AdversaryView", "Observation", "build_view"]
+
+P = TypeVar("P", *get_args(Payload))
+
+
+class Observation(StrEnum):
+    """What a view can hold; strategies state their needs in these words."""
+
+    PLAIN_HEAD = "plain head weights"
+    ENCRYPTED_HEAD = "encrypted head"
+    PUBLIC_KEY = "public key material"
+    QUERIES = "classify requests"
+    DECISIONS = "decisions"
+
+
+_EVIDENCE: dict[Observation, type[Payload]] = {
+    Observation.PLAIN_HEAD: PlainHead,
+    Observation.ENCRYPTED_HEAD: EncryptedHead,
+    Observation.PUBLIC_KEY: PublicMaterial,
+    Observation.QUERIES: ClassifyRequest,
+    Observation.DECISIONS: Decision,
+}
+
+
+@dataclass(frozen=True)
+class AdversaryView:
+    """Envelopes exactly as they crossed a border that the threat model exposes; nothing else."""
+
+    data: tuple[bytes, ...]
+
+    @functools.cached_property
+    def envelopes(self) -> tuple[Envelope, ...]:
+        """The envelopes, parsed from their bytes."""
+        return tuple(decode(item) for item in self.data)
+
+    def of_kind(self, kind: type[P]) -> list[P]:
+        """All seen payloads of one class, in order."""
+        return [e.payload for e in self.envelopes if isinstance(e.payload, kind)]
+
+    def plain_heads(self) -> dict[str, PlainHead]:
+        """Heads seen in the clear, by id."""
+        return {head.head_id: head for head in self.of_kind(PlainHead)}
+
+    def encrypted_heads(self) -> dict[str, EncryptedHead]:
+        """Heads seen encrypted, by id."""
+        return {head.head_id: head for head in self.of_kind(EncryptedHead)}
+
+    def public_material(self) -> PublicMaterial | None:
+        """The latest public key material that was seen."""
+        seen = self.of_kind(PublicMaterial)
+        return seen[-1] if seen else None
+
+    def holds(self) -> frozenset[Observation]:
+        """What is really there, decided from the content alone."""
+        kinds = {type(envelope.payload) for envelope in self.envelopes}
+        return frozenset(what for what, kind in _EVIDENCE.items() if kind in kinds)
+
+
+def build_view(transcript: Iterable[TranscriptEntry], threat_model: ThreatModel) -> AdversaryView:
+    """What the adversary of `threat_model` sees of `transcript`: whole envelopes, bytes unchanged, in order."""
+    seen = []
+    for entry in transcript:
+        envelope = entry.envelope
+        if threat_model.exposes(envelope.sender, envelope.recipient):
+            seen.append(entry.data)
+    return AdversaryView(tuple(seen))

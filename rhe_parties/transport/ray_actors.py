@@ -1,0 +1,198 @@
+"""One named, stateful Ray actor per party, in a namespace of the run's own.
+
+Actors of one cluster share machines: they are a way to place and scale the parties, *not* an isolation boundary
+against whoever administers the cluster.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+
+from rhe_parties.errors import RheError, TransportError
+from rhe_parties.threat.model import ADVERSARY, DATA_OWNER, KEY_HOLDER, MODEL_HOST
+from rhe_parties.transport.base import ProgressCallback, Transport
+from rhe_parties.transport.ray_tasks import RayPool
+
+__all__ = ["RayOptions", "RayTransport"]
+
+# Parties mostly wait for each other, so by default they reserve no core and all four fit on the smallest machine.
+_DEFAULT_RESOURCES: dict[str, dict[str, float]] = {
+    role: {"num_cpus": 0.0} for role in (DATA_OWNER, MODEL_HOST, KEY_HOLDER, ADVERSARY)
+}
+_HOST_GPU_SHARE = 0.5
+_POLL_SECONDS = 0.25
+# Envelopes go through the store only for as long as they are handled.
+_OBJECT_STORE_BYTES = 512 * 2**20
+
+
+@dataclass(frozen=True)
+class RayOptions:
+    """How to use Ray.
+
+    Attributes:
+        address: a running cluster (`auto`, `host:port`, `ray://…`); None starts one on this machine for the run.
+        workers: Ray tasks that a strategy's independent pieces are spread over; 1 runs them at the adversary's seat.
+        resources: per party `num_cpus`, `num_gpus` or custom resources of its actor.
+    """
+
+    address: str | None = None
+    workers: int = 1
+    resources: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+class _PartyActor:
+    """The shell around a party: everything it does is in `rhe_parties.parties`."""
+
+    def __init__(self, workers: int) -> None:
+        from rhe_parties.parties.base import Party
+
+        self._workers = workers
+        self._party: Party | None = None
+
+    def seat(self, setup: bytes) -> None:
+        from rhe_parties.parties import build_party
+
+        self._party = None
+        self._party = build_party(setup, RayPool(self._workers) if self._workers > 1 else None)
+
+    def deliver(self, data: bytes) -> list[bytes]:
+        if self._party is None:
+            raise RuntimeError("no party is seated in this actor")
+        return self._party.handle_bytes(data)
+
+    def progress(self) -> tuple[float, str]:
+        """Answered beside `deliver`, in a concurrency group of its own."""
+        state = getattr(self._party, "progress", None)
+        return (state.fraction, state.text) if state is not None else (0.0, "")
+
+
+class RayTransport(Transport):
+    """Starts Ray where it is not running, and closes only what it opened."""
+
+    name = "ray"
+
+    def __init__(self, options: RayOptions) -> None:
+        self._options = options
+        self._namespace = f"rhe-{uuid.uuid4().hex[:12]}"
+        self._actors: dict[str, Any] = {}
+        self._owns_connection = not ray.is_initialized()
+        if self._owns_connection:
+            self._connect()
+
+    def _connect(self) -> None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        arguments: dict[str, Any] = {
+            "namespace": self._namespace,
+            "log_to_driver": False,
+            "logging_level": logging.ERROR,
+            "ignore_reinit_error": False,
+        }
+        if self._options.address is None:
+            arguments |= {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES, "address": "local"}
+        else:
+            arguments["address"] = self._options.address
+        try:
+            ray.init(**arguments)
+        except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+            where = f"join the Ray cluster at {self._options.address!r}" if self._options.address else "start Ray"
+            raise TransportError("ray", f"cannot {where}: {str(error).splitlines()[0]}") from error
+
+    def seat(self, party: str, setup: bytes, timeout_seconds: float) -> None:
+        """See `Transport.seat`; a party seated again keeps its process and loses everything else."""
+        if party not in self._actors:
+            resources = _DEFAULT_RESOURCES.get(party, {}) | self._host_share(party)
+            resources |= self._options.resources.get(party, {})
+            self._actors[party] = _start_actor(party, self._namespace, resources, self._options.workers)
+        self._wait(party, self._actors[party].seat.remote(setup), timeout_seconds, None)
+
+    def _host_share(self, party: str) -> dict[str, float]:
+        """A share of a GPU for the host, where the cluster has one."""
+        if party == MODEL_HOST and ray.cluster_resources().get("GPU", 0) > 0:
+            return {"num_gpus": _HOST_GPU_SHARE}
+        return {}
+
+    def deliver(
+        self, party: str, data: bytes, timeout_seconds: float, progress: ProgressCallback | None = None
+    ) -> list[bytes]:
+        """See `Transport.deliver`."""
+        if party not in self._actors:
+            raise TransportError(party, f"no party {party!r} is seated (seated: {', '.join(self._actors) or 'none'})")
+        replies: list[bytes] = self._wait(party, self._actors[party].deliver.remote(data), timeout_seconds, progress)
+        return replies
+
+    def _wait(self, party: str, reference: Any, timeout_seconds: float, progress: ProgressCallback | None) -> Any:
+        deadline = time.monotonic() + timeout_seconds
+        try:
+            while True:
+                left = deadline - time.monotonic()
+                step = min(_POLL_SECONDS, max(left, 0.0)) if progress is not None else max(left, 0.0)
+                ready, _ = ray.wait([reference], timeout=step)
+                if ready:
+                    return ray.get(reference)
+                if time.monotonic() >= deadline:
+                    raise TransportError(party, f"{party} did not answer within {timeout_seconds:g} s")
+                if progress is not None:
+                    self._poll(party, progress)
+        except RayTaskError as error:
+            raise _cause(party, error) from None
+        except RayActorError:
+            raise TransportError(party, f"{party} died: its process ended while it was at work") from None
+        except RayError as error:
+            raise TransportError(party, f"{party} cannot be reached: {str(error).splitlines()[0]}") from None
+
+    def _poll(self, party: str, progress: ProgressCallback) -> None:
+        # A seat too busy to report its progress is not an error; if it died, the next wait says so.
+        with contextlib.suppress(GetTimeoutError, RayActorError):
+            fraction, text = ray.get(self._actors[party].progress.remote(), timeout=5)
+            progress(fraction, text)
+
+    def close(self) -> None:
+        """Kill the run's actors; leave a cluster that was running before as it was."""
+        actors, self._actors = self._actors, {}
+        if ray.is_initialized():
+            for actor in actors.values():
+                with contextlib.suppress(RayError, ValueError):
+                    ray.kill(actor)
+            if self._owns_connection:
+                ray.shutdown()
+
+    def describe(self) -> str:
+        """See `Transport.describe`."""
+        where = f"the Ray cluster at {self._options.address}" if self._options.address else "Ray on this machine"
+        return f"one actor per party on {where}"
+
+
+def _start_actor(party: str, namespace: str, resources: dict[str, float], workers: int) -> Any:
+    known = {k: v for k, v in resources.items() if k in ("num_cpus", "num_gpus", "memory")}
+    custom = {k: v for k, v in resources.items() if k not in known}
+    # A party holds state and keys: it is never restarted or retried behind the laboratory's back.
+    remote = ray.remote(concurrency_groups={"control": 1})(_with_control_group())
+    return remote.options(
+        name=party, namespace=namespace, max_restarts=0, max_task_retries=0, resources=custom or None, **known
+    ).remote(workers)
+
+
+def _with_control_group() -> type[_PartyActor]:
+    class PartyActor(_PartyActor):
+        @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator,unused-ignore]
+        def progress(self) -> tuple[float, str]:
+            return super().progress()
+
+    return PartyActor
+
+
+def _cause(party: str, error: RayTaskError) -> Exception:
+    cause = error.cause
+    if isinstance(cause, RheError):
+        return cause
+    return TransportError(party, f"{party} failed: {type(cause).__name__}: {str(cause).splitlines()[0] if str(cause) else ''}")

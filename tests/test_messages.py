@@ -1,0 +1,192 @@
+"""Messages: round trips, and every kind of bad bytes gets a named error."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rhe_parties.errors import FailureCode, MessageError, NumericError, ProtocolError
+from rhe_parties.he.plan import plan_head
+from rhe_parties.he.scheme import PublicMaterial
+from rhe_parties.messages import PAYLOADS, PROTOCOL_VERSION, Envelope, decode, encode
+from rhe_parties.messages import envelope as envelope_module
+from rhe_parties.messages import payloads as p
+from rhe_parties.messages.tensors import tensor_from_proto, tensor_to_proto
+from rhe_parties.proto import envelope_pb2, tensor_pb2
+
+_FLOATS = np.linspace(-1, 1, 12, dtype=np.float32)
+_NONE = p.empty(np.float32)
+
+SAMPLES = [
+    p.Failure("model-host", 7, "head 'x' is not installed"),
+    p.HealthRequest(),
+    p.HealthReport("key-holder", 12, 1),
+    p.PublicMaterialRequest(),
+    PublicMaterial(plan_head(256, 10, 4.0), b"public", b"", "ab" * 32),
+    p.TrainHead("victim-0001", 1),
+    p.PlainHead("victim-0001", _FLOATS.reshape(3, 4), _FLOATS[:3], "cd" * 32),
+    p.EncryptedHead("victim-0001", "ab" * 32, "cd" * 32, (b"one", b"two")),
+    p.HeadInstalled("victim-0001", "ef" * 32),
+    p.HeadNotice("victim-0001", "ef" * 32, True, 0.25, 10),
+    p.HeadReady("victim-0001"),
+    p.AskDecisions("r1", "victim-0001", np.arange(16, dtype=np.uint8).reshape(1, 1, 4, 4)),
+    p.ClassifyRequest("r1", "victim-0001", np.arange(16, dtype=np.uint8).reshape(1, 1, 4, 4)),
+    p.ClassifyResponse("r1", "victim-0001", "ef" * 32, 1, _NONE, (b"cipher",), 3),
+    p.Decision("r1", "victim-0001", np.array([3, 4], dtype=np.int64), 0),
+    p.AttackRequest("rhe", "prior-only", "", "as-is", ("a",), ("1",), 5, (b"x", b"y")),
+    p.ClaimReport(
+        "prior-only", "as-is", "claim", (), "", ("v",), _FLOATS.reshape(1, 1, 1, 3, 4), _NONE, _NONE, _NONE, _NONE,
+        ("note",), ("text",),
+    ),
+]  # fmt: skip
+
+
+def _wrap(payload: p.Payload) -> Envelope:
+    return Envelope("run", "data-owner", "model-host", 3, 2, payload)
+
+
+def _equal(a: object, b: object) -> bool:
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return a.dtype == b.dtype and a.shape == b.shape and bool((a == b).all())
+    if dataclasses.is_dataclass(a) and type(a) is type(b):
+        return all(_equal(getattr(a, f.name), getattr(b, f.name)) for f in dataclasses.fields(a))
+    return a == b
+
+
+def test_there_is_a_sample_of_every_payload() -> None:
+    assert {type(sample) for sample in SAMPLES} == set(PAYLOADS.values())
+
+
+@pytest.mark.parametrize("payload", SAMPLES, ids=lambda s: type(s).__name__)
+def test_round_trip(payload: p.Payload) -> None:
+    data = encode(_wrap(payload))
+    assert _equal(decode(data), _wrap(payload))
+    assert encode(decode(data)) == data
+
+
+@pytest.mark.parametrize("payload", SAMPLES, ids=lambda s: type(s).__name__)
+def test_every_strict_prefix_is_refused(payload: p.Payload) -> None:
+    data = encode(_wrap(payload))
+    cuts = range(len(data)) if len(data) < 400 else [*range(0, len(data), 37), len(data) - 1]
+    for cut in cuts:
+        with pytest.raises(ProtocolError) as caught:
+            decode(data[:cut])
+        assert caught.value.code in (
+            FailureCode.MALFORMED,
+            FailureCode.UNKNOWN_PAYLOAD,
+            FailureCode.UNKNOWN_VERSION,
+        )
+
+
+def test_unknown_version() -> None:
+    message = envelope_pb2.Envelope.FromString(encode(_wrap(p.HealthRequest())))
+    message.version = PROTOCOL_VERSION + 1
+    with pytest.raises(MessageError, match="version 2") as caught:
+        decode(message.SerializeToString())
+    assert caught.value.code is FailureCode.UNKNOWN_VERSION
+
+
+def test_unknown_payload() -> None:
+    message = envelope_pb2.Envelope(version=PROTOCOL_VERSION, run_id="run")
+    # Field 99, length-delimited: a payload of some later protocol.
+    with pytest.raises(MessageError) as caught:
+        decode(message.SerializeToString() + bytes([0x9A, 0x06, 0x00]))
+    assert caught.value.code is FailureCode.UNKNOWN_PAYLOAD
+
+
+def test_oversized_is_refused_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encode(_wrap(SAMPLES[6]))
+    monkeypatch.setattr(envelope_module, "MAX_ENVELOPE_BYTES", 64)
+    for action in (lambda: decode(data), lambda: encode(_wrap(SAMPLES[6]))):
+        with pytest.raises(MessageError) as caught:
+            action()
+        assert caught.value.code is FailureCode.OVERSIZED
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, len(SAMPLES) - 1), st.data())
+def test_mutated_bytes_raise_nothing_but_protocol_errors(index: int, data: st.DataObject) -> None:
+    raw = bytearray(encode(_wrap(SAMPLES[index])))
+    for _ in range(data.draw(st.integers(1, 4))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        decode(bytes(raw))
+    except ProtocolError:
+        return
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=200))
+def test_any_bytes_raise_nothing_but_protocol_errors(raw: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        decode(raw)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "size"),
+    [
+        ("float16", [2], 4),
+        ("float32", [3], 8),
+        ("float32", [2**40, 2**40], 8),
+        ("uint8", [0, 2**60], 1),
+        ("uint8", [1] * 9, 1),
+        ("object", [1], 8),
+    ],
+)
+def test_bad_tensors(dtype: str, shape: list[int], size: int) -> None:
+    with pytest.raises(MessageError) as caught:
+        tensor_from_proto(tensor_pb2.Tensor(dtype=dtype, shape=shape, data=b"\0" * size), "x")
+    assert caught.value.code is FailureCode.BAD_TENSOR
+
+
+def test_tensor_of_foreign_dtype_cannot_be_sent() -> None:
+    with pytest.raises(MessageError, match="cannot send"):
+        tensor_to_proto(np.zeros(2, dtype=np.complex64))
+
+
+def test_arrays_from_the_wire_are_read_only() -> None:
+    head = decode(encode(_wrap(SAMPLES[6]))).payload
+    assert isinstance(head, p.PlainHead)
+    with pytest.raises(ValueError, match="read-only"):
+        head.weight[0, 0] = 1
+
+
+def test_payload_checks() -> None:
+    nan = np.full((3, 4), np.nan, dtype=np.float32)
+    with pytest.raises(NumericError, match="NaN"):
+        p.PlainHead("h", nan, _FLOATS[:3], "f")
+    with pytest.raises(NumericError, match="do not fit"):
+        p.PlainHead("h", _FLOATS.reshape(3, 4), _FLOATS[:2], "f")
+    with pytest.raises(NumericError, match="zero images"):
+        p.ClassifyRequest("r", "h", np.empty((0, 1, 4, 4), dtype=np.uint8))
+    with pytest.raises(MessageError, match="either plain logits or ciphertexts"):
+        p.ClassifyResponse("r", "h", "f", 1, _NONE, (), 0)
+    with pytest.raises(MessageError, match="printable"):
+        p.TrainHead("", 0)
+
+
+def test_generated_code_is_not_stale() -> None:
+    pytest.importorskip("grpc_tools", reason="grpcio-tools is in the dev extra")
+    done = subprocess.run(
+        [sys.executable, "-m", "rhe_parties.proto.generate", "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_message_can_carry_a_secret_key() -> None:
+    names = [
+        f"{message.name}.{field.name}"
+        for file in ("envelope", "he", "head", "inference", "adversary", "setup")
+        for message in __import__(
+            f"rhe_parties.proto.{file}_pb2", fromlist=["DESCRIPTOR"]
+        ).DESCRIPTOR.message_types_by_name.values()
+        for field in message.fields
+    ]
+    assert names
+    assert not [name for name in names if "secret" in name.lower() or "private_key" in name.lower()]
