@@ -280,9 +280,10 @@ def test_handwriting_is_varied_and_repeatable() -> None:
     assert ink.max() < 0.7, "an image is a blot"
     grouped = images.view(30, 4, -1)
     within = (grouped[:, :1] - grouped[:, 1:]).square().mean()
-    between = (grouped[:1, 0] - grouped[1:, 0]).square().mean()
     assert within > 0.02, "samples of a character hardly differ"
-    assert within < 0.9 * between, "samples of a character differ as much as characters do"
+    far = torch.cdist(images.flatten(1), images.flatten(1)).fill_diagonal_(torch.inf)
+    alike = (far.argmin(dim=1) // 4 == torch.arange(120) // 4).float().mean()
+    assert 0.2 < alike < 0.99, "the nearest image should often, not always, be of the same character"
 
 
 def test_joined_strokes_stay_joined() -> None:

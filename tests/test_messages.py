@@ -174,7 +174,10 @@ def test_payload_checks() -> None:
 def test_generated_code_is_not_stale() -> None:
     pytest.importorskip("grpc_tools", reason="grpcio-tools is in the dev extra")
     done = subprocess.run(
-        [sys.executable, "-m", "rhe_parties.proto.generate", "--check"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "rhe_parties.proto.generate", "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
 

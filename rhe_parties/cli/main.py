@@ -26,11 +26,16 @@ app = typer.Typer(
 )
 app.command("list")(list_command)
 
-Assignments = Annotated[list[str] | None, typer.Option("-p", "--parameter", metavar="KEY=VALUE", help="Set a parameter.")]
-ParameterFile = Annotated[
-    Path | None, typer.Option("--parameters", help="JSON or TOML file of parameters, or an earlier record.json.")
+Assignments = Annotated[
+    list[str] | None, typer.Option("-p", "--parameter", metavar="KEY=VALUE", help="Set a parameter.")
 ]
-OutFolder = Annotated[Path | None, typer.Option("--out", help="Folder for the results (default: a new one below runs/).")]
+ParameterFile = Annotated[
+    Path | None,
+    typer.Option("--parameters", help="JSON or TOML file of parameters, or an earlier record.json."),
+]
+OutFolder = Annotated[
+    Path | None, typer.Option("--out", help="Folder for the results (default: a new one below runs/).")
+]
 Address = Annotated[str | None, typer.Option("--address", help="A running Ray cluster to join.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the record instead of the table.")]
 
@@ -51,9 +56,7 @@ def run_command(
 
 
 @app.command("report")
-def report_command(
-    folder: Annotated[Path, typer.Argument(help="Folder of a run.")], json: AsJson = False
-) -> None:
+def report_command(folder: Annotated[Path, typer.Argument(help="Folder of a run.")], json: AsJson = False) -> None:
     """Show the table of a run again and write its report.html anew, from record.json alone."""
     from rhe_parties.cli.running import show_report
 
@@ -64,9 +67,15 @@ def report_command(
 def pretrain_command(
     backbone: Annotated[str, typer.Argument(help="Backbone to pretrain; `strokenet`.")],
     out: Annotated[Path, typer.Option("--out", help="Where to put the weights.")] = Path("strokenet.safetensors"),
-    seed: Annotated[int | None, typer.Option("--seed", help="Root seed (default: that of the shipped weights).")] = None,
-    steps: Annotated[int | None, typer.Option("--steps", help="Training steps (default: as the shipped weights).")] = None,
-    data_root: Annotated[Path | None, typer.Option("--data-root", help="Where MNIST lies, to measure on it too.")] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Root seed (default: that of the shipped weights).")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", help="Training steps (default: as the shipped weights).")
+    ] = None,
+    data_root: Annotated[
+        Path | None, typer.Option("--data-root", help="Where MNIST lies, to measure on it too.")
+    ] = None,
     evaluate_only: Annotated[bool, typer.Option("--evaluate-only", help="Measure the shipped weights.")] = False,
 ) -> None:
     """Pretrain the default backbone on procedural handwriting and print its few-shot accuracy."""

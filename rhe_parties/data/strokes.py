@@ -34,8 +34,8 @@ class StrokeStyle:
 
     `jitter`: standard deviation of the control points in design units; `rotation` (radians), `shear` and
     `log_scale` are standard deviations of the affine map; `half_size` is half of the longer side of the ink's
-    box; `shift` (pixels) its standard deviation off the centre; `pen` the pen's radius and `blur` the width of
-    its soft edge. A share `low_resolution` of the images is averaged down to 8 or 12 pixels and enlarged, as
+    box; `shift` (pixels) its standard deviation off the centre; `pen` the pen's radius and `blur` the width
+    of its soft edge. A share `low_resolution` of the images is averaged down to 8 or 12 pixels and back, as
     from a form reader that fills its whole box: `coarse_half_size` and `coarse_pen` hold for those.
     """
 

@@ -31,4 +31,4 @@ class Defence(ABC):
         return train_head(features, labels, classes, recipe, seed)
 
 
-DEFENCES: Registry[Defence] = Registry("defence", "rhe_parties.defences", Defence)  # type: ignore[type-abstract]
+DEFENCES: Registry[Defence] = Registry("defence", "rhe_parties.defences", Defence)

@@ -122,7 +122,7 @@ class BfvEncryptor:
         for row in plan.layout.pack_weights(head.weights).reshape(-1, plan.degree):
             value = sealapi.Ciphertext(self._context)
             self._encryptor.encrypt(sealio.make_plaintext(self._context, row, plan.plain_modulus), value)
-            data.append(sealio.to_bytes(value))
+            data.append(sealio.with_checksum(sealio.to_bytes(value)))
         return HeadCiphertexts(tuple(data), self._public.fingerprint), head.unit
 
 
@@ -199,7 +199,7 @@ class BfvEvaluator:
         evaluator.add_plain_inplace(total, sealio.make_plaintext(self._context, mask, plan.plain_modulus))
         if self._reply_level != self._data_level:
             evaluator.mod_switch_to_inplace(total, self._reply_level)
-        return sealio.to_bytes(total)
+        return sealio.with_checksum(sealio.to_bytes(total))
 
 
 def make_custody(plan: HeadPlan) -> BfvCustody:

@@ -12,7 +12,6 @@ Micciancio 2021).
 
 from __future__ import annotations
 
-import math
 import struct
 from functools import lru_cache
 from typing import Any
@@ -76,10 +75,10 @@ def _varint(value: int) -> bytes:
 
 
 def _seal_object(message: bytes) -> bytes:
-    """The SEAL object in a TenSEAL vector that this process itself has just serialised."""
+    """The SEAL object, checksummed, in a TenSEAL vector that this process itself has just serialised."""
     start = message.index(b"\x5e\xa1\x10")
     size = int.from_bytes(message[start + 8 : start + 16], "little")
-    return message[start : start + size]
+    return sealio.with_checksum(message[start : start + size])
 
 
 def _tenseal_context(plan: HeadPlan, public_key: bytes, galois_keys: bytes) -> Any:
@@ -101,7 +100,7 @@ def _parameters(plan: HeadPlan) -> bytes:
 
 def _vector(context: Any, size: int, data: bytes) -> Any:
     """A TenSEAL vector (message CKKSVectorProto) around a checked SEAL ciphertext."""
-    message = _field(1, _varint(size)) + _field(2, data) + _field(3, _SCALE)
+    message = _field(1, _varint(size)) + _field(2, sealio.without_checksum(data)) + _field(3, _SCALE)
     with sealio.guarded("loading a TenSEAL vector"):
         return tenseal.ckks_vector_from(context, message)
 
@@ -111,7 +110,7 @@ def _checked(plan: HeadPlan, context: Any, data: bytes, primes: int) -> Any:
     level = list(context.first_parms_id() if primes == 2 else context.last_parms_id())
     value = sealio.load_ciphertext(context, data, plan.degree, primes, level, transformed=True)
     scale = float(value.scale)
-    if not (scale > 0 and abs(math.log2(scale) - CKKS_SCALE_BITS) < 0.01):
+    if scale != _SCALE:
         raise SchemeError(FailureCode.BAD_CIPHERTEXT, f"ciphertext has scale {scale:g} (allowed: {_SCALE:g})")
     return value
 

@@ -11,10 +11,10 @@ largest eigenvalue at most m·n2 (n2: squared norm of all features, m: number of
 occupies; Cauchy-Schwarz on its spectrum). So
     ln E exp(λ·noise) ≤ −(k/2)·(N/m)·ln(1 − λ²σ²τ²·m·n2) + λ²σ²·n2/2
 with k quadratic forms (u and s: 2), because the left side is convex in the spectrum. Chernoff's bound over
-λ and a union over the N coefficients give the figure for a failure probability of 2^-40. When SEAL has more
-than one prime it encrypts modulo one more and divides by it: what stays is the rounding error r0 + r1·s
-with r uniform in [-1/2, 1/2] (σ² = 1/12, one quadratic form), taken as independent of s because the
-remainder modulo the dropped prime is pseudo-random.
+λ and a union over the N coefficients of all replies give the figure for a failure probability of 2^-40.
+When SEAL has more than one prime it encrypts modulo one more and divides by it: what stays is the rounding
+error r0 + r1·s with r uniform in [-1/2, 1/2] (σ² = 1/12, one quadratic form), taken as independent of s
+because the remainder modulo the dropped prime is pseudo-random.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ _TERNARY_PROXY = 2.0 / 3.0
 _ROUNDING_PROXY = 1.0 / 12.0
 
 
-def _chernoff(degree: int, support: int, norm2: float, proxy: float, forms: int) -> float:
+def _chernoff(degree: int, support: int, norm2: float, proxy: float, forms: int, outputs: int) -> float:
     """Smallest bound T with P(some coefficient exceeds T) ≤ 2^-(FAILURE_BITS + 1), over a grid of λ."""
-    log_terms = (FAILURE_BITS + 2) * math.log(2) + math.log(degree)
+    log_terms = (FAILURE_BITS + 2) * math.log(2) + math.log(degree * outputs)
     best = math.inf
     for step in range(1, 100):
         share = step / 100
@@ -45,7 +45,9 @@ def _chernoff(degree: int, support: int, norm2: float, proxy: float, forms: int)
     return best
 
 
-def evaluation_noise_bits(degree: int, primes: Sequence[int], support: int, norm2: int, norm1: int) -> float:
+def evaluation_noise_bits(
+    degree: int, primes: Sequence[int], support: int, norm2: int, norm1: int, outputs: int = 1
+) -> float:
     """log2 of the noise bound after the plain products, their sum and the masking.
 
     Args:
@@ -54,19 +56,20 @@ def evaluation_noise_bits(degree: int, primes: Sequence[int], support: int, norm
         support: coefficients that one feature polynomial occupies (m).
         norm2: largest possible squared Euclidean norm of all features of one request polynomial.
         norm1: largest possible sum of their absolute values.
+        outputs: polynomials in the reply to one request.
     """
-    encrypted = _chernoff(degree, support, float(norm2), _ERROR_PROXY, forms=2)
+    encrypted = _chernoff(degree, support, float(norm2), _ERROR_PROXY, 2, outputs)
     # Encoding rounds q·m/t once per weight polynomial and once for the mask: at most 1/2 each.
     encoding = 0.5 * norm1 + 0.5
     if len(primes) == 1:
         return math.log2(encrypted + encoding)
-    rounding = _chernoff(degree, support, float(norm2), _ROUNDING_PROXY, forms=1)
+    rounding = _chernoff(degree, support, float(norm2), _ROUNDING_PROXY, 1, outputs)
     return math.log2(encrypted / primes[-1] + rounding + encoding)
 
 
-def switch_noise_bits(degree: int, noise_bits: float, dropped: int) -> float:
+def switch_noise_bits(degree: int, noise_bits: float, dropped: int, outputs: int = 1) -> float:
     """log2 of the noise bound after modulus switching by the prime `dropped`: noise/p plus one rounding."""
-    rounding = _chernoff(degree, 1, 1.0, _ROUNDING_PROXY, forms=1) + 0.5
+    rounding = _chernoff(degree, 1, 1.0, _ROUNDING_PROXY, 1, outputs) + 0.5
     return math.log2(2.0**noise_bits / dropped + rounding)
 
 

@@ -251,10 +251,11 @@ def _choose_precision(layout: Layout, primes: tuple[int, ...]) -> tuple[int, int
 def _noise(layout: Layout, primes: tuple[int, ...], limit: int, reply_primes: int) -> float:
     columns = layout.batch * layout.columns
     norm2, norm1 = columns * limit * limit, columns * limit
-    noise = evaluation_noise_bits(layout.degree, primes, layout.batch * layout.tile_width, norm2, norm1)
+    support, outputs = layout.batch * layout.tile_width, layout.class_tiles
+    noise = evaluation_noise_bits(layout.degree, primes, support, norm2, norm1, outputs)
     data = primes if len(primes) == 1 else primes[:-1]
     for dropped in reversed(data[reply_primes:]):
-        noise = switch_noise_bits(layout.degree, noise, dropped)
+        noise = switch_noise_bits(layout.degree, noise, dropped, outputs)
     return noise
 
 

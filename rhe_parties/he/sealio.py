@@ -7,10 +7,14 @@ here.
 A saved object is a header of 16 bytes (magic 0xA15E, sizes, version, compression) and a body. A frame of
 zstd can expand ten-thousandfold, so before SEAL sees it the frame must declare exactly the expected size
 and its blocks, which are counted without decompressing, must not be able to exceed it by far.
+
+Ciphertexts carry a checksum behind the object: one flipped bit can turn a ciphertext into a valid one of
+other logits. It detects damage only; whoever tampers on purpose computes it anew.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import struct
 import tempfile
@@ -27,6 +31,7 @@ from rhe_parties.errors import FailureCode, SchemeError
 from rhe_parties.types import AnyArray, IntArray
 
 __all__ = [
+    "CHECKSUM_BYTES",
     "check_frame",
     "check_galois_keys",
     "ciphertext_residues",
@@ -37,12 +42,16 @@ __all__ = [
     "make_plaintext",
     "plaintext_values",
     "to_bytes",
+    "with_checksum",
+    "without_checksum",
 ]
 
 _HEADER = struct.Struct("<HBBBBHQ")
 _MAGIC, _NO_COMPRESSION, _ZSTD = 0xA15E, 0, 2
 _CIPHERTEXT_OVERHEAD = 97
 """Parameter hash, flags, sizes, scale and inner header in front of a ciphertext's residues."""
+CHECKSUM_BYTES = 16
+_MAX_CIPHERTEXT = 1 << 24
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _ZSTD_BLOCK = 128 * 1024
 _ZSTD_SPLIT = 16
@@ -125,10 +134,28 @@ def to_bytes(value: Any) -> bytes:
     return scratch.read()
 
 
+def with_checksum(data: bytes) -> bytes:
+    """A ciphertext's bytes with the first 16 bytes of their SHA-256 behind them."""
+    return data + hashlib.sha256(data).digest()[:CHECKSUM_BYTES]
+
+
+def without_checksum(data: bytes) -> bytes:
+    """The bytes in front of the checksum.
+
+    Raises:
+        SchemeError: (BAD_CIPHERTEXT) the checksum does not match.
+    """
+    body = data[:-CHECKSUM_BYTES]
+    if len(data) > _MAX_CIPHERTEXT or with_checksum(body) != data:
+        text = f"ciphertext of {len(data)} bytes is damaged: its checksum does not match"
+        raise SchemeError(FailureCode.BAD_CIPHERTEXT, text)
+    return body
+
+
 def load_ciphertext(
     context: Any, data: bytes, degree: int, primes: int, parms_id: list[int], transformed: bool = False
 ) -> Any:
-    """A ciphertext of two polynomials over `primes` primes, at the level `parms_id`.
+    """A ciphertext of two polynomials over `primes` primes, at the level `parms_id`, from checksummed bytes.
 
     BFV ciphertexts are in coefficient form, those of CKKS are `transformed`.
 
@@ -137,6 +164,7 @@ def load_ciphertext(
         number of
             polynomials, the other form, or a transparent ciphertext (one that anybody can read).
     """
+    data = without_checksum(data)
     check_frame(data, _CIPHERTEXT_OVERHEAD + 2 * primes * degree * 8, "ciphertext")
     value = sealapi.Ciphertext(context)
     _load(context, value, data, "ciphertext")

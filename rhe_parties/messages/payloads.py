@@ -66,7 +66,8 @@ def check_tensor(array: AnyArray, what: str, dtype: npt.DTypeLike, dimensions: i
 def _check_name(value: str, what: str) -> None:
     if not value or len(value) > MAX_NAME_LENGTH or not value.isprintable():
         raise MessageError(
-            FailureCode.MALFORMED, f"{what} must be 1 to {MAX_NAME_LENGTH} printable characters, not {value[:32]!r}"
+            FailureCode.MALFORMED,
+            f"{what} must be 1 to {MAX_NAME_LENGTH} printable characters, not {value[:32]!r}",
         )
 
 

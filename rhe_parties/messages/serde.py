@@ -70,7 +70,7 @@ def value_from_proto(message: Any, cls: type[T]) -> T:
     """
     if cls is HeadPlan:
         return cast(T, _plan_from_proto(message))
-    arguments = {name: _field(message, name, hint) for name, hint in _hints(cls).items() if name != "return"}
+    arguments = {name: _field(message, name, hint) for name, hint in _hints(cast(Any, cls)).items()}
     try:
         return cls(**arguments)
     except ProtocolError:

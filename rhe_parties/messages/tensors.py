@@ -51,16 +51,19 @@ def tensor_from_proto(message: tensor_pb2.Tensor, what: str) -> AnyArray:
     dtype = DTYPES.get(message.dtype)
     if dtype is None:
         raise MessageError(
-            FailureCode.BAD_TENSOR, f"{what}: unknown dtype {message.dtype[:32]!r} (known: {', '.join(DTYPES)})"
+            FailureCode.BAD_TENSOR,
+            f"{what}: unknown dtype {message.dtype[:32]!r} (known: {', '.join(DTYPES)})",
         )
     if len(message.shape) > MAX_DIMENSIONS:
         raise MessageError(
-            FailureCode.BAD_TENSOR, f"{what}: {len(message.shape)} dimensions, at most {MAX_DIMENSIONS} allowed"
+            FailureCode.BAD_TENSOR,
+            f"{what}: {len(message.shape)} dimensions, at most {MAX_DIMENSIONS} allowed",
         )
     shape = tuple(int(n) for n in message.shape)
     wanted = math.prod(shape) * dtype.itemsize
     if wanted != len(message.data):
         raise MessageError(
-            FailureCode.BAD_TENSOR, f"{what}: shape {list(shape)} needs {wanted} bytes, {len(message.data)} given"
+            FailureCode.BAD_TENSOR,
+            f"{what}: shape {list(shape)} needs {wanted} bytes, {len(message.data)} given",
         )
     return np.frombuffer(message.data, dtype=dtype).reshape(shape)

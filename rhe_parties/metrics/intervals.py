@@ -31,7 +31,10 @@ def clopper_pearson(successes: int, trials: int, level: float = LEVEL) -> tuple[
 
 
 def cluster_interval(
-    statistic: Callable[[AnyArray], float], clusters: int, generator: np.random.Generator, resamples: int = RESAMPLES
+    statistic: Callable[[AnyArray], float],
+    clusters: int,
+    generator: np.random.Generator,
+    resamples: int = RESAMPLES,
 ) -> tuple[float, float]:
     """Percentile bootstrap over victim heads: the classes of one head are not independent, heads are.
 

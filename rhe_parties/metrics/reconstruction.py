@@ -59,7 +59,8 @@ class GroundTruth:
 def _distances(claimed: AnyArray, candidates: AnyArray) -> AnyArray:
     """Squared Euclidean distances [a, b] between rows, in float64."""
     a, b = claimed.astype(np.float64), candidates.astype(np.float64)
-    return (a * a).sum(1)[:, None] - 2 * a @ b.T + (b * b).sum(1)[None, :]
+    table: AnyArray = (a * a).sum(1)[:, None] - 2 * a @ b.T + (b * b).sum(1)[None, :]
+    return table
 
 
 def identification(
@@ -85,9 +86,7 @@ def identification(
             hits[v, block] = np.isin(truth.sets[v, block], found)
         chances.append(s / len(pool))
     low, high = rate_interval(hits, generator)
-    return Measured(
-        "identification_rate", float(hits.mean()), low, high, hits.size, float(np.mean(chances)), len(hits)
-    )
+    return Measured("identification_rate", float(hits.mean()), low, high, hits.size, float(np.mean(chances)), len(hits))
 
 
 def _set_errors(truth: GroundTruth, claimed: FloatArray) -> tuple[AnyArray, AnyArray, AnyArray]:
@@ -121,9 +120,7 @@ def mean_squared_error(truth: GroundTruth, claimed: FloatArray, generator: np.ra
     return Measured("mse", float(own.mean()), low, high, own.size, baseline, len(own))
 
 
-def tpr_at_fpr(
-    truth: GroundTruth, claimed: FloatArray, fpr: float, generator: np.random.Generator
-) -> Measured | None:
+def tpr_at_fpr(truth: GroundTruth, claimed: FloatArray, fpr: float, generator: np.random.Generator) -> Measured | None:
     """True-positive rate of "this image was reconstructed" at a false-positive rate.
 
     Positives: a claim against the images of its own head. Negatives: the same claims against the images of every

@@ -16,9 +16,7 @@ def accuracy(decisions: IntArray, labels: IntArray, classes: int, generator: np.
     return _rate("accuracy", decisions == labels, 1 / classes, generator)
 
 
-def agreement(
-    statistic: str, decisions: IntArray, reference: IntArray, generator: np.random.Generator
-) -> Measured:
+def agreement(statistic: str, decisions: IntArray, reference: IntArray, generator: np.random.Generator) -> Measured:
     """Share of decisions [V, B] equal to the reference's."""
     return _rate(statistic, decisions == reference, None, generator)
 

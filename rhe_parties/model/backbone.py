@@ -99,8 +99,9 @@ class Backbone:
     def extract(self, images: UInt8Array, batch_size: int = 256, device: str | None = None) -> FloatArray:
         """Features of stored images, without gradient.
 
-        On a CPU an image's features have the same bits whatever else is extracted with it: batches are filled
-        up to a multiple of eight, because the matrix kernels treat the rows of an odd rest differently.
+        On a CPU an image's `strokenet` features have the same bits whatever else is extracted with it:
+        batches are filled up to a multiple of eight, as kernels treat the rows of an odd rest differently.
+        Other networks run in eights there, which makes roundings depend on the company less, not never.
 
         Args:
             images: uint8 [n, C, H, W].
@@ -120,7 +121,8 @@ class Backbone:
             raise ParameterError(f"batch_size = {batch_size} is not allowed: at least 1")
         if device is not None:
             self.to(device)
-        step = _rounded_up(batch_size)
+        exact_eights = self.device.type == "cpu" and self.name != "strokenet"
+        step = _BLOCK if exact_eights else _rounded_up(batch_size)
         out = np.empty((len(images), self.features), np.float32)
         with torch.no_grad():
             for start in range(0, len(images), step):

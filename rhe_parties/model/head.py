@@ -22,7 +22,7 @@ from rhe_parties.types import FloatArray, IntArray
 
 __all__ = ["LinearHead", "Recipe", "initial_weights", "train_head", "train_heads"]
 
-_CHUNK_BYTES = 128 << 20  # of float64 work space; heads are independent, so this changes speed alone
+_CHUNK_BYTES = 16 << 20  # of float64 work space, to stay near the caches; heads are independent
 
 
 @dataclass(frozen=True)

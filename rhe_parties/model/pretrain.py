@@ -26,6 +26,7 @@ from rhe_parties.model.strokenet import StrokeNet
 from rhe_parties.rng import torch_stream
 
 __all__ = [
+    "CALIBRATION_IMAGES",
     "DEFAULT_SEED",
     "DEFAULT_STEPS",
     "FEATURE_NORM",
@@ -46,7 +47,7 @@ VERSION = "1"
 _CLASSES, _SAMPLES, _TEMPERATURE = 40, 4, 12.0
 _PEAK_RATE, _WARM_UP, _WEIGHT_DECAY = 2e-3, 200, 1e-4
 _EVEN_NORMS = 0.2
-_CALIBRATION_IMAGES = 8192
+CALIBRATION_IMAGES = 8192
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,7 @@ def pretrain_strokenet(
     steps: int = DEFAULT_STEPS,
     progress: Callable[[Progress], None] | None = None,
     report_every: int = 100,
+    calibration_images: int = CALIBRATION_IMAGES,
 ) -> Pretrained:
     """Train the small backbone from nothing.
 
@@ -134,6 +136,7 @@ def pretrain_strokenet(
         steps: batches of 40 characters × 4 samples.
         progress: called every `report_every` steps and at the end.
         report_every: steps between two reports.
+        calibration_images: images that measure gain and bound (multiples of 256).
 
     Returns:
         Averaged weights and metadata: gain, feature bound, seed, steps, version.
@@ -172,7 +175,7 @@ def pretrain_strokenet(
                 progress(Progress(step + 1, steps, float(seen[0] / seen[2]), float(seen[1] / seen[2])))
                 seen.zero_()
         net.load_state_dict(average)
-        gain, bound = calibrate(net, seed)
+        gain, bound = calibrate(net, seed, calibration_images)
     state = {name: value.detach().contiguous().clone() for name, value in net.state_dict().items()}
     metadata = {
         "format": "rhe_parties/strokenet",
@@ -185,7 +188,7 @@ def pretrain_strokenet(
     return Pretrained(state, metadata)
 
 
-def calibrate(net: StrokeNet, seed: int, images: int = _CALIBRATION_IMAGES) -> tuple[float, float]:
+def calibrate(net: StrokeNet, seed: int, images: int = CALIBRATION_IMAGES) -> tuple[float, float]:
     """Public scale of the features, measured on procedural handwriting alone.
 
     Args:

@@ -54,6 +54,8 @@ def build_torchvision(name: str, file: Path | None, seed: int | None) -> Torchvi
         warnings.simplefilter("ignore")
         torch.manual_seed(stream_seed(seed if seed is not None else 0, "random-weights", 0))
         network = torchvision.models.get_model(name, weights=None)
+        if seed is not None:
+            _settle(network.eval())
     layer, features = _last_linear(name, network)
     network.set_submodule(layer, nn.Identity())
     if seed is None:
@@ -67,6 +69,21 @@ def build_torchvision(name: str, file: Path | None, seed: int | None) -> Torchvi
     size, mean, std = _preprocessing(name)
     # Images come in [-1, 1]: (x/2 + 1/2 - mean)/std = (x - (2·mean - 1))/(2·std).
     return TorchvisionNet(network, features, size, tuple(2 * m - 1 for m in mean), tuple(2 * s for s in std))
+
+
+def _settle(network: nn.Module) -> None:
+    """Give random weights the batch statistics of noise: without them signals die out on the way."""
+    layers = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    momenta = [m.momentum for m in layers]
+    for layer in layers:
+        layer.train()
+        layer.momentum = 1.0
+    if layers:
+        with torch.no_grad():
+            network(torch.randn(8, 3, 96, 96))
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.eval()
+        layer.momentum = momentum
 
 
 def _last_linear(name: str, network: nn.Module) -> tuple[str, int]:

@@ -65,12 +65,11 @@ class Party(ABC):
 
     def _dispatch(self, envelope: Envelope) -> list[Envelope]:
         if envelope.recipient != self.name:
-            raise ProtocolError(
-                FailureCode.UNEXPECTED, f"envelope for {envelope.recipient!r} reached {self.name!r}"
-            )
+            raise ProtocolError(FailureCode.UNEXPECTED, f"envelope for {envelope.recipient!r} reached {self.name!r}")
         if envelope.run_id != self.run_id:
             raise ProtocolError(
-                FailureCode.UNEXPECTED, f"envelope of run {envelope.run_id!r}; this party serves run {self.run_id!r}"
+                FailureCode.UNEXPECTED,
+                f"envelope of run {envelope.run_id!r}; this party serves run {self.run_id!r}",
             )
         handler = self._handlers.get(type(envelope.payload))
         if handler is None:

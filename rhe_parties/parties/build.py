@@ -1,30 +1,30 @@
-"""From a serialised set-up to a seated party; every transport builds its parties here, in their own process."""
+"""From a serialised set-up to a seated party; every transport builds its parties here, in their own process.
+
+Each role's code is imported where it is needed: a KeyHolder's process holds the key and should load little else, torch
+in particular.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from rhe_parties.attacks.base import Pool, PriorKnowledge
-from rhe_parties.defences.base import DEFENCES
 from rhe_parties.errors import DataError
 from rhe_parties.messages.setups import (
     AdversarySetup,
     BackboneSpec,
     DataOwnerSetup,
+    KeyHolderSetup,
     ModelHostSetup,
     RecipeSpec,
     decode_setup,
 )
-from rhe_parties.model.backbone import Backbone, load_backbone
-from rhe_parties.model.head import Recipe
-from rhe_parties.parties.adversary import AdversarySeat
 from rhe_parties.parties.base import Party
-from rhe_parties.parties.data_owner import DataOwner
-from rhe_parties.parties.key_holder import KeyHolder
-from rhe_parties.parties.model_host import ModelHost
-from rhe_parties.threads import set_threads
+
+if TYPE_CHECKING:
+    from rhe_parties.attacks.base import Pool
+    from rhe_parties.model.backbone import Backbone
+    from rhe_parties.model.head import Recipe
 
 __all__ = ["build_party"]
 
@@ -41,23 +41,59 @@ def build_party(setup: bytes, pool: Pool | None = None) -> Party:
         UserError: a backbone, defence or file that cannot be loaded.
     """
     run_id, role = decode_setup(setup)
+    if isinstance(role, KeyHolderSetup):
+        from rhe_parties.parties.key_holder import KeyHolder
+
+        return KeyHolder(run_id, role.plan, role.query_budget)
+
+    from rhe_parties.threads import set_threads
+
+    set_threads(role.threads)
     if isinstance(role, DataOwnerSetup):
-        set_threads(role.threads)
-        defence = DEFENCES.load(role.defence, role.defence_source)()
-        backbone, recipe = _backbone(role.backbone), _recipe(role.recipe)
-        return DataOwner(
-            run_id, backbone, recipe, defence, role.classes, role.images, role.labels, role.sets, role.seed
-        )
+        return _data_owner(run_id, role)
     if isinstance(role, ModelHostSetup):
-        set_threads(role.threads)
+        from rhe_parties.parties.model_host import ModelHost
+
         return ModelHost(run_id, _backbone(role.backbone))
-    if isinstance(role, AdversarySetup):
-        set_threads(role.threads)
-        return AdversarySeat(run_id, _prior(role), pool)
-    return KeyHolder(run_id, role.plan, role.query_budget)
+    return _adversary(run_id, role, pool)
+
+
+def _data_owner(run_id: str, role: DataOwnerSetup) -> Party:
+    from rhe_parties.defences.base import DEFENCES
+    from rhe_parties.parties.data_owner import DataOwner
+
+    defence = DEFENCES.load(role.defence, role.defence_source)()
+    return DataOwner(
+        run_id,
+        _backbone(role.backbone),
+        _recipe(role.recipe),
+        defence,
+        role.classes,
+        role.images,
+        role.labels,
+        role.sets,
+        role.seed,
+    )
+
+
+def _adversary(run_id: str, role: AdversarySetup, pool: Pool | None) -> Party:
+    from rhe_parties.attacks.base import PriorKnowledge
+    from rhe_parties.parties.adversary import AdversarySeat
+
+    prior = PriorKnowledge(
+        backbone=_backbone(role.backbone),
+        recipe=_recipe(role.recipe),
+        classes=role.classes,
+        images_per_class=role.images_per_class,
+        auxiliary_images=role.auxiliary_images,
+        auxiliary_labels=role.auxiliary_labels,
+    )
+    return AdversarySeat(run_id, prior, pool)
 
 
 def _backbone(spec: BackboneSpec) -> Backbone:
+    from rhe_parties.model.backbone import load_backbone
+
     weights = spec.weights if spec.weights.startswith("random:") else (Path(spec.weights) if spec.weights else None)
     backbone = load_backbone(spec.name, weights, _device(spec.device))
     if spec.fingerprint and backbone.fingerprint != spec.fingerprint:
@@ -71,20 +107,13 @@ def _backbone(spec: BackboneSpec) -> Backbone:
 def _device(name: str) -> str:
     """`auto` is the GPU that this process was given, if any."""
     if name == "auto":
+        import torch
+
         return "cuda" if torch.cuda.is_available() else "cpu"
     return name
 
 
 def _recipe(spec: RecipeSpec) -> Recipe:
+    from rhe_parties.model.head import Recipe
+
     return Recipe(spec.learning_rate, spec.weight_decay, spec.init_std, spec.epochs)
-
-
-def _prior(role: AdversarySetup) -> PriorKnowledge:
-    return PriorKnowledge(
-        backbone=_backbone(role.backbone),
-        recipe=_recipe(role.recipe),
-        classes=role.classes,
-        images_per_class=role.images_per_class,
-        auxiliary_images=role.auxiliary_images,
-        auxiliary_labels=role.auxiliary_labels,
-    )

@@ -71,7 +71,8 @@ class DataOwner(Party):
         self.require_sender(envelope, LABORATORY)
         if payload.set_index >= len(self._sets):
             raise ProtocolError(
-                FailureCode.BAD_VALUE, f"private set {payload.set_index} does not exist (0 to {len(self._sets) - 1})"
+                FailureCode.BAD_VALUE,
+                f"private set {payload.set_index} does not exist (0 to {len(self._sets) - 1})",
             )
         head = self._train(payload.set_index)
         self._requests[payload.head_id] = envelope

@@ -102,7 +102,8 @@ class KeyHolder(Party):
             )
         if (payload.head_id, payload.head_fingerprint) != (opened.head.head_id, opened.head.fingerprint):
             raise SchemeError(
-                FailureCode.BAD_VALUE, f"the reply is from another head than the one asked ({opened.head.head_id!r})"
+                FailureCode.BAD_VALUE,
+                f"the reply is from another head than the one asked ({opened.head.head_id!r})",
             )
         logits = self._logits(payload, opened)
         del self._open[payload.request_id]
@@ -136,5 +137,3 @@ class KeyHolder(Party):
 
     def __repr__(self) -> str:
         return f"KeyHolder(key {self.fingerprint[:12] or 'none'}, {len(self._heads)} heads, {self._decided} decided)"
-
-

@@ -34,7 +34,11 @@ def head_fingerprint(payload: PlainHead | EncryptedHead) -> str:
     if isinstance(payload, PlainHead):
         parts = [payload.backbone_fingerprint.encode(), payload.weight.tobytes(), payload.bias.tobytes()]
     else:
-        parts = [payload.backbone_fingerprint.encode(), payload.key_fingerprint.encode(), *payload.ciphertexts]
+        parts = [
+            payload.backbone_fingerprint.encode(),
+            payload.key_fingerprint.encode(),
+            *payload.ciphertexts,
+        ]
     for part in parts:
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
@@ -133,7 +137,9 @@ class ModelHost(Party):
 
     def _classify(self, payload: ClassifyRequest, installed: _Installed) -> ClassifyResponse:
         features = self._backbone.extract(self._checked(payload.images))
-        plain, ciphertexts, saturated = empty(np.float32), (), 0
+        plain = empty(np.float32)
+        ciphertexts: tuple[bytes, ...] = ()
+        saturated = 0
         if isinstance(installed.head, LinearHead):
             plain = installed.head.logits(features)
         else:

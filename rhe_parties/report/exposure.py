@@ -16,7 +16,7 @@ _YES, _NO, _CIPHER = "yes", "no", "encrypted"
 
 @dataclass(frozen=True)
 class Exposure:
-    """One kind of information: (what, then `yes`, `no` or `encrypted` per party of `LANES` and for the adversary)."""
+    """One kind of information: `yes`, `no` or `encrypted` per party of `LANES`, and for the adversary."""
 
     what: str
     parties: tuple[str, ...]
@@ -44,20 +44,24 @@ def _sources(world: WorldRecord) -> list[_Source]:
     return [
         _Source("private training images", owner | {"laboratory"} if trained else none, none),
         _Source("head weights in clear", owner, frozenset({"plain_head"})),
-        _Source("encrypted head", none, frozenset({"encrypted_head"})),
+        _Source("encrypted head", none, frozenset({"encrypted_head"}), host),
         _Source("secret key", frozenset({"key-holder"}) if "public_material" in kinds else none, none),
         _Source("input images to classify", none, frozenset({"ask_decisions", "classify_request"})),
         _Source("logits", none, frozenset({"classify_response"}), host if hidden else none),
         # Whoever reads logits in clear has the decisions as well.
-        _Source("decisions", host if "classify_response" in kinds and not hidden else none, frozenset({"decision"})),
+        _Source(
+            "decisions",
+            host if "classify_response" in kinds and not hidden else none,
+            frozenset({"decision"}),
+        ),
     ]
 
 
 def exposure(world: WorldRecord, corrupted: list[str]) -> list[Exposure]:
     """One row per kind of information.
 
-    The adversary's cell follows from the messages marked as seen and from what its corrupted parties hold themselves.
-    Logits seen in transit under encryption are ciphertexts, whoever sends them.
+    The adversary's cell follows from the messages marked as seen and from what its corrupted parties hold
+    themselves. Logits seen in transit under encryption are ciphertexts, whoever sends them.
     """
     rows = []
     for source in _sources(world):

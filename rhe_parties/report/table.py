@@ -1,4 +1,4 @@
-"""The terminal table of a run, for somebody who has never seen the program; no meaning hangs on colour alone."""
+"""The terminal table of a run, for somebody new to the program; no meaning hangs on colour alone."""
 
 from __future__ import annotations
 
@@ -54,7 +54,9 @@ def render_table(record: Record, report: str = "") -> RenderableType:
         parts += [_heading("What each adversary learned"), _attacks(record)]
         parts += [_heading("What it costs"), _costs(record)]
         parts += [_heading("In words"), _words(record)]
-        parts += [Padding(Text(sentence, style="dim"), (0, 0, 0, 2)) for sentence in control_sentences(record)]
+        parts += [
+            Padding(Text(sentence, style="dim"), (0, 0, 0, 2)) for sentence in control_sentences(record)
+        ]
     elif record.status != "error":
         parts.append(Text("No world was run, so nothing was measured.", style="yellow"))
     place = printable(report) or "report.html in the run's folder"
@@ -100,7 +102,12 @@ def _threat(record: Record) -> RenderableType:
     return table
 
 
-_AT = {"corrupted parties": "sits at", "behaviour": "is", "tapped links": "taps links:", "query budget": "queries:"}
+_AT = {
+    "corrupted parties": "sits at",
+    "behaviour": "is",
+    "tapped links": "taps links:",
+    "query budget": "queries:",
+}
 
 
 def _attacks(record: Record) -> Table:
@@ -115,10 +122,14 @@ def _attacks(record: Record) -> Table:
         if world.status == "error" or not world.attacks:
             reason = printable(world.error) if world.status == "error" else "no attack was run"
             word, style = ("error: ", _STYLES["error"]) if world.status == "error" else ("", _STYLES["none"])
-            table.add_row(printable(world.name), MISSING, Text(word + _short(reason), style=style), *[MISSING] * 3)
+            table.add_row(
+                printable(world.name), MISSING, Text(word + _short(reason), style=style), *[MISSING] * 3
+            )
         for position, attack in enumerate(world.attacks):
             last = position == len(world.attacks) - 1
-            table.add_row(printable(world.name) if position == 0 else "", *_attack_cells(attack), end_section=last)
+            table.add_row(
+                printable(world.name) if position == 0 else "", *_attack_cells(attack), end_section=last
+            )
     return table
 
 
@@ -156,18 +167,29 @@ def _measured(attack: AttackRecord, name: str) -> Text:
     value = format_value(name, result.value)
     interval = f" {format_interval(result)}" if name != "mse" else ""
     words = statistic(name).baseline
-    return _two(value + interval, f"{words} {format_value(name, result.chance)}" if result.chance is not None else "")
+    return _two(
+        value + interval, f"{words} {format_value(name, result.chance)}" if result.chance is not None else ""
+    )
 
 
 def _costs(record: Record) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("World", max_width=9, overflow="fold", style="bold")
     table.add_column("Accuracy", no_wrap=True)
-    for title in ("One head", "Request per\nprediction", "Reply per\nprediction", "Messages", "Bytes", "Seconds"):
+    for title in (
+        "One head",
+        "Request per\nprediction",
+        "Reply per\nprediction",
+        "Messages",
+        "Bytes",
+        "Seconds",
+    ):
         table.add_column(title, justify="right", no_wrap=True)
     for world in record.worlds:
         cost = world_cost(world)
-        sizes = [MISSING if item is None else size_text(item) for item in (cost.head, cost.request, cost.reply)]
+        sizes = [
+            MISSING if item is None else size_text(item) for item in (cost.head, cost.request, cost.reply)
+        ]
         table.add_row(
             printable(world.name), _accuracy(world), *sizes,
             f"{cost.messages:,}", size_text(cost.total_bytes), f"{world.seconds:.1f}",

@@ -7,7 +7,6 @@ from typing import Literal
 
 from rhe_parties.report.record import AttackRecord, Record, ResultRecord, WorldRecord
 from rhe_parties.report.wording import (
-    encrypted,
     find,
     format_interval,
     format_value,
@@ -19,10 +18,27 @@ from rhe_parties.report.wording import (
     world_phrase,
 )
 
-__all__ = ["Verdict", "control_sentences", "deciding_result", "error_sentence", "verdicts"]
+__all__ = [
+    "BASELINE",
+    "Verdict",
+    "control_sentences",
+    "deciding_result",
+    "error_sentence",
+    "headline",
+    "verdicts",
+]
 
 # In this order: what a reader grasps first. Only statistics with a value under chance can decide anything.
-_PREFERRED = ("identification_rate", "tpr_at_fpr_1pct", "tpr_at_fpr_0.1pct", "head_cosine", "extraction_agreement", "auc")
+_PREFERRED = (
+    "identification_rate",
+    "tpr_at_fpr_1pct",
+    "tpr_at_fpr_0.1pct",
+    "head_cosine",
+    "extraction_agreement",
+    "auc",
+)
+# The control that sees nothing: its number is a floor, never an attack's success.
+BASELINE = "prior-only"
 MEASURED = ("leaked", "not-leaked")
 
 State = Literal["leaked", "not-leaked", "blocked", "error", "none"]
@@ -30,7 +46,7 @@ State = Literal["leaked", "not-leaked", "blocked", "error", "none"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """One world in one sentence; `attack` and `result` are what it is based on, None where nothing was measured."""
+    """One world in one sentence; `attack` and `result` are what it rests on, None where nothing was measured."""
 
     world: WorldRecord
     state: State
@@ -44,7 +60,7 @@ def _above_chance(result: ResultRecord) -> bool:
 
 
 def deciding_result(attack: AttackRecord) -> ResultRecord | None:
-    """The statistic to show for an attack: the first preferred one above chance, else the first one there is."""
+    """The statistic to show for an attack: the first preferred one above chance, else the first there is."""
     known = [r for name in _PREFERRED if (r := find(attack.results, name)) is not None]
     rest = [r for r in attack.results if r.statistic not in _PREFERRED and find([r], r.statistic)]
     above = [r for r in known if _above_chance(r)] if attack.outcome == "leaked" else []
@@ -61,8 +77,9 @@ def _strength(attack: AttackRecord) -> tuple[bool, int, float]:
 
 
 def _lead(record: Record) -> str | None:
-    """Name of the adversary that did best in any world: the positive control of the others."""
-    leaks = [attack for world in record.worlds for attack in world.attacks if attack.outcome == "leaked"]
+    """Name of the adversary that did best in any world: the positive control of the other worlds."""
+    attacks = [attack for world in record.worlds for attack in world.attacks]
+    leaks = [attack for attack in attacks if attack.outcome == "leaked" and attack.adversary != BASELINE]
     return max(leaks, key=_strength).adversary if leaks else None
 
 
@@ -77,7 +94,9 @@ def verdicts(record: Record) -> list[Verdict]:
     who = f"the adversary at the {seat}" if seat else "the adversary"
     found: list[Verdict] = []
     for world in record.worlds:
-        shown_before = any(v.result is not None and v.result.statistic == "identification_rate" for v in found)
+        shown_before = any(
+            v.result is not None and v.result.statistic == "identification_rate" for v in found
+        )
         found.append(_verdict(record, world, lead, who, shown_before))
     return found
 
@@ -85,8 +104,10 @@ def verdicts(record: Record) -> list[Verdict]:
 def _verdict(record: Record, world: WorldRecord, lead: str | None, who: str, brief: bool) -> Verdict:
     start = world_phrase(world)
     if world.status == "error":
-        return Verdict(world, "error", f"{start} nothing is known: the run broke off ({printable(world.error)}).")
-    measured = [attack for attack in world.attacks if attack.outcome in MEASURED]
+        return Verdict(
+            world, "error", f"{start} nothing is known: the run broke off ({printable(world.error)})."
+        )
+    measured = [a for a in world.attacks if a.outcome in MEASURED and a.adversary != BASELINE]
     if not measured:
         return _unmeasured(world, start)
     same = [attack for attack in measured if attack.adversary == lead]
@@ -95,23 +116,62 @@ def _verdict(record: Record, world: WorldRecord, lead: str | None, who: str, bri
     result = deciding_result(attack)
     if leaks:
         return Verdict(world, "leaked", f"{start} {who} {_deed(result, record, brief)}.", attack, result)
-    sentence = f"{start} {_same_attack(attack, lead)} {_deed(result, record, brief)}{_against(result)}."
+    broken = sum(attack.outcome == "error" for attack in world.attacks)
+    caveat = f" {broken} attack{'' if broken == 1 else 's'} failed with an error." if broken else ""
+    deed = f"{_deed(result, record, brief)}{_against(result)}"
+    sentence = f"{start} {_same_attack(attack, lead)} {deed}.{caveat}"
     return Verdict(world, "not-leaked", sentence, attack, result)
 
 
+def headline(found: list[Verdict]) -> str:
+    """The verdict in a dozen words; the sentences with the numbers follow it."""
+    said = []
+    leaks = [verdict for verdict in found if verdict.state == "leaked"]
+    if leaks:
+        said.append(f"{_spoils(leaks)} leaked {_places(leaks)}")
+    for state, words in (
+        ("not-leaked", "no attack did better than chance"),
+        ("blocked", "no attack could start"),
+    ):
+        worlds = [verdict for verdict in found if verdict.state == state]
+        if worlds:
+            said.append(f"{_places(worlds)} {words}" if leaks else f"{words} {_places(worlds)}")
+    text = "; ".join(said) or "this run measured no attack"
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _spoils(leaks: list[Verdict]) -> str:
+    statistics = {verdict.result.statistic for verdict in leaks if verdict.result is not None}
+    if any(name == _PREFERRED[0] or name.startswith("tpr_at_fpr") for name in statistics):
+        return "Private training images"
+    return "The head's weights" if statistics == {"head_cosine"} else "Something of the private side"
+
+
+def _places(found: list[Verdict]) -> str:
+    phrases = [world_phrase(verdict.world) for verdict in found]
+    parts = [phrase[0].lower() + phrase[1:] for phrase in phrases]
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
 def _unmeasured(world: WorldRecord, start: str) -> Verdict:
+    """The verdict on a world of which no attack but the baseline has a number."""
     blocked = [attack for attack in world.attacks if attack.outcome == "blocked"]
     broken = [attack for attack in world.attacks if attack.outcome == "error"]
     if broken:
         return Verdict(
-            world, "error", f"{start} nothing is known: {broken[0].adversary} failed ({outcome_words(broken[0])[1]})."
+            world,
+            "error",
+            f"{start} nothing is known: {broken[0].adversary} failed ({outcome_words(broken[0])[1]}).",
         )
     if blocked:
         missing = printable(", ".join(sorted({item for attack in blocked for item in attack.missing})))
         return Verdict(
-            world, "blocked", f"{start} no attack could start (missing: {missing or 'what they need'}); none was measured."
+            world,
+            "blocked",
+            f"{start} no attack could start (missing: {missing or 'what they need'}); none was measured.",
         )
-    return Verdict(world, "none", f"{start} no attack was run.")
+    alone = ", only the baseline that sees nothing" if world.attacks else ""
+    return Verdict(world, "none", f"{start} no attack was run{alone}.")
 
 
 def _same_attack(attack: AttackRecord, lead: str | None) -> str:
@@ -135,7 +195,7 @@ def _deed(result: ResultRecord | None, record: Record, brief: bool) -> str:
     if result.statistic.startswith("tpr_at_fpr"):
         return f"rebuilt {value} of {result.n:,} private training images (chance {chance})"
     if result.statistic == "head_cosine":
-        return f"recovered the head's weights with cosine {value} (another head gives {chance})"
+        return f"matched the head's weights with cosine {value} (another head gives {chance})"
     tail = f" ({statistic(result.statistic).baseline} {chance})" if result.chance is not None else ""
     return f"reached {statistic(result.statistic).label} {value}{tail}"
 
@@ -153,7 +213,11 @@ def _against(result: ResultRecord | None) -> str:
     chance = format_value(result.statistic, result.chance)
     if _above_chance(result):
         return f", against a chance of {chance}"
-    return f", no better than chance ({chance})" if result.statistic == "identification_rate" else ", no better than that"
+    return (
+        f", no better than chance ({chance})"
+        if result.statistic == "identification_rate"
+        else ", no better than that"
+    )
 
 
 def control_sentences(record: Record) -> list[str]:
@@ -161,23 +225,29 @@ def control_sentences(record: Record) -> list[str]:
     attacks = [(world, attack) for world in record.worlds for attack in world.attacks]
     leaked: dict[str, str] = {}
     for world, attack in attacks:
-        if attack.outcome == "leaked":
+        if attack.outcome == "leaked" and attack.adversary != BASELINE:
             leaked.setdefault(attack.adversary, world.name)
     sentences = []
     if leaked:
-        names = ", ".join(f"{printable(name)} (in world {printable(world)})" for name, world in leaked.items())
-        sentences.append(f"Positive control: {names} succeeded, so the same attack failing elsewhere is evidence.")
+        names = ", ".join(
+            f"{printable(name)} (in world {printable(world)})" for name, world in leaked.items()
+        )
+        sentences.append(
+            f"Positive control: {names} succeeded, so the same attack failing elsewhere is evidence."
+        )
     elif attacks:
-        sentences.append("No positive control: no attack succeeded in any world, so a failure here proves nothing.")
-    failed = {a.adversary for _, a in attacks if a.outcome == "not-leaked" and a.adversary != "prior-only"}
+        sentences.append(
+            "No positive control: no attack succeeded in any world, so a failure here proves nothing."
+        )
+    failed = {a.adversary for _, a in attacks if a.outcome == "not-leaked" and a.adversary != BASELINE}
     if leaked and failed - set(leaked):
         names = ", ".join(map(printable, sorted(failed - set(leaked))))
         sentences.append(f"Without positive control in this run, so no evidence: {names}.")
     sentences += _prior_sentence(attacks)
     if attacks:
         sentences.append(
-            "Brackets are 95 % intervals; \"not leaked\" means that the interval of the attacks run here reaches down "
-            "to chance, not that no attack exists."
+            'Brackets are 95 % intervals; "not leaked" means that the interval of the attacks run here reaches '
+            "down to chance, not that no attack exists."
         )
     return sentences
 
@@ -185,10 +255,12 @@ def control_sentences(record: Record) -> list[str]:
 def _prior_sentence(attacks: list[tuple[WorldRecord, AttackRecord]]) -> list[str]:
     for _, attack in attacks:
         result = find(attack.results, "identification_rate")
-        if attack.adversary == "prior-only" and result is not None:
+        if attack.adversary == BASELINE and result is not None:
             value = f"{format_value(result.statistic, result.value)} {format_interval(result)}"
-            return [f"Baseline: an adversary that sees nothing (prior-only) names {value}."]
-    return ["No prior-only baseline was run."] if attacks else []
+            above = " That is above chance, so being above chance is no sign of a leak in this run."
+            tail = above if _above_chance(result) else ""
+            return [f"Baseline: an adversary that sees nothing ({BASELINE}) names {value}.{tail}"]
+    return [f"No baseline ({BASELINE}) was run."] if attacks else []
 
 
 def error_sentence(record: Record) -> str:
@@ -196,10 +268,6 @@ def error_sentence(record: Record) -> str:
     messages = record.transcript_messages or sum(m.count for world in record.worlds for m in world.messages)
     reason = printable(record.error) or "no reason was recorded"
     done = sum(world.status == "ok" for world in record.worlds)
-    kept = f"{done} finished world{'' if done == 1 else 's'} and {messages:,} message{'' if messages == 1 else 's'} kept"
+    worlds, crossed = "world" if done == 1 else "worlds", "message" if messages == 1 else "messages"
+    kept = f"{done} finished {worlds} and {messages:,} {crossed} kept"
     return f"{printable(record.scenario)}: the run failed: {reason} ({kept})"
-
-
-def protected(record: Record) -> bool:
-    """Whether any world of the run encrypts its heads."""
-    return any(encrypted(world) for world in record.worlds)

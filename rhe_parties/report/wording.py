@@ -47,15 +47,15 @@ STATISTICS: dict[str, Statistic] = {
     "identification_rate": Statistic(
         "training images named",
         "percent",
-        "Identification rate: the share of private training images that are the nearest of all candidates of their "
-        "class to what the adversary claims. Chance is the share that guessing among those candidates would name.",
+        "Identification rate: the share of private training images that are the nearest of all candidates of "
+        "their class to what the adversary claims. Chance is the share that guessing among them would name.",
     ),
     "tpr_at_fpr_1pct": Statistic(
         "rebuilt (TPR at 1 % FPR)",
         "percent",
-        "True-positive rate at 1 % false-positive rate: a threshold on the pixel error is set so that at most one in a "
-        "hundred images of other heads would pass for a reconstruction; the rate is the share of the head's own "
-        "training images that pass. Chance is 1 %.",
+        "True-positive rate at 1 % false-positive rate: a threshold on the pixel error is set so that at "
+        "most one in a hundred images of other heads would pass for a reconstruction; the rate is the share of "
+        "the head's own training images that pass. Chance is 1 %.",
     ),
     "tpr_at_fpr_0.1pct": Statistic(
         "rebuilt (TPR at 0.1 % FPR)",
@@ -65,15 +65,15 @@ STATISTICS: dict[str, Statistic] = {
     "mse": Statistic(
         "pixel error (MSE)",
         "number",
-        "Mean squared error per pixel, for pixels from −1 to 1, against the nearest training image of the class. The "
-        "baseline is the same claim against images of other heads: lower than the baseline means leakage.",
+        "Mean squared error per pixel, for pixels from −1 to 1, against the nearest training image of the "
+        "class. The baseline is the same claim against images of other heads: lower means leakage.",
         baseline="baseline",
     ),
     "head_cosine": Statistic(
         "head weights recovered (cosine)",
         "number",
-        "Cosine between claimed and true weights of the head, both centred over the classes: 1 is the head itself. "
-        "The baseline is the cosine with another victim's head.",
+        "Cosine between claimed and true weights of the head, both centred over the classes: 1 is the head "
+        "itself. The baseline is the cosine with another victim's head.",
         baseline="baseline",
     ),
     "auc": Statistic(
@@ -82,20 +82,29 @@ STATISTICS: dict[str, Statistic] = {
         "Probability that a training image scores above one that was not trained on; 0.5 without leakage.",
     ),
     "ssim": Statistic(
-        "structural similarity (SSIM)", "number", "Structural similarity of images; 1 means equal.", "baseline"
+        "structural similarity (SSIM)",
+        "number",
+        "Structural similarity of images; 1 means equal.",
+        "baseline",
     ),
     "extraction_agreement": Statistic(
-        "classifier copied", "percent", "Share of decisions in which the adversary's copy agrees with the head."
+        "classifier copied",
+        "percent",
+        "Share of decisions in which the adversary's copy agrees with the head.",
     ),
     "queries": Statistic("queries used", "count", "Images whose decision the adversary asked for."),
-    "accuracy": Statistic("accuracy", "percent", "Share of correct decisions on images that no head was trained on."),
+    "accuracy": Statistic(
+        "accuracy", "percent", "Share of correct decisions on images that no head was trained on."
+    ),
     "float_agreement": Statistic(
-        "same decision as the float head", "percent", "Share of decisions equal to those of the head before rounding."
+        "decides as the float head",
+        "percent",
+        "Share of decisions equal to those of the head before rounding.",
     ),
     "twin_agreement": Statistic(
-        "same decision as the integer twin",
+        "decides as the integer twin",
         "percent",
-        "Share of decisions equal to those of the same integers without encryption; must be 100 % for an exact scheme.",
+        "Share of decisions equal to those of the same integers without encryption; 100 % if exact.",
     ),
 }
 
@@ -114,7 +123,7 @@ def _percent(value: float) -> str:
     scaled = value * 100
     text = f"{scaled:.1f}"
     if text == "100.0":
-        return "100" if value >= 1 else "99.9+"
+        return "100" if value >= 1 else ">99.9"
     if text == "0.0" and value > 0:
         return f"{scaled:.2g}" if scaled >= 0.001 else "<0.001"
     return "0" if text in ("0.0", "-0.0") else text
@@ -188,7 +197,7 @@ def attack_name(attack: AttackRecord) -> str:
 
 
 def outcome_words(attack: AttackRecord) -> tuple[str, str]:
-    """(word, detail): the word carries the meaning without any colour, the detail says what is missing or broke."""
+    """(word, detail): the word alone carries the meaning, the detail says what is missing or broke."""
     if attack.outcome == "blocked":
         return "blocked", "missing " + (printable(", ".join(attack.missing)) or "what it needs")
     if attack.outcome == "error":
@@ -197,7 +206,7 @@ def outcome_words(attack: AttackRecord) -> tuple[str, str]:
 
 
 def encrypted(world: WorldRecord) -> bool:
-    """Whether heads crossed to the host encrypted in this world, by its messages or, without any, its scheme."""
+    """Whether heads reached the host encrypted in this world: by its messages or, without any, its scheme."""
     kinds = {message.kind for message in world.messages}
     if kinds & {"plain_head", "encrypted_head"}:
         return "encrypted_head" in kinds
@@ -242,8 +251,8 @@ def world_phrase(world: WorldRecord) -> str:
 class WorldCost:
     """Bytes of one head and, per decided image, of request and reply; None where no such message was sent.
 
-    `predictions` is None where the record does not say how many images were decided; then request and reply are per
-    message.
+    `predictions` is None where the record does not say how many images were decided; then request and reply
+    are per message.
     """
 
     messages: int

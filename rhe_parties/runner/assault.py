@@ -27,7 +27,12 @@ __all__ = ["attack_world"]
 
 
 def attack_world(
-    lab: Laboratory, world: World, transport: Transport, transcript: Transcript, reporter: Reporter, record: WorldRecord
+    lab: Laboratory,
+    world: World,
+    transport: Transport,
+    transcript: Transcript,
+    reporter: Reporter,
+    record: WorldRecord,
 ) -> None:
     """Run every strategy in each of its variants on the world's view, and put the cells into `record`.
 

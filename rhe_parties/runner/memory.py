@@ -10,14 +10,15 @@ import psutil
 
 __all__ = ["MemoryWatch"]
 
-_PERIOD_SECONDS = 0.5
+_PERIOD_SECONDS = 1.0
 
 
 class MemoryWatch:
-    """Samples the resident memory of this process and its descendants while a `with` block runs.
+    """Samples the memory of this process and its descendants while a `with` block runs.
 
-    Pages that processes share are counted once for each of them, so the figure errs on the high side. Parties that
-    live on other machines of a cluster are not counted.
+    Where the system tells (Linux), pages that processes share are divided among them (proportional set size);
+    elsewhere they count once per process, so the figure errs on the high side. Parties that live on other machines
+    of a cluster are not counted.
     """
 
     def __init__(self) -> None:
@@ -42,7 +43,12 @@ class MemoryWatch:
             with contextlib.suppress(psutil.Error):
                 for process in [me, *me.children(recursive=True)]:
                     with contextlib.suppress(psutil.Error):
-                        total += process.memory_info().rss
+                        total += _held_bytes(process)
             self.peak_bytes = max(self.peak_bytes, total)
             if self._stop.wait(_PERIOD_SECONDS):
                 return
+
+
+def _held_bytes(process: psutil.Process) -> int:
+    full = process.memory_full_info()
+    return int(getattr(full, "pss", 0) or full.rss)

@@ -105,7 +105,9 @@ def resolve_worlds(parameters: Parameters) -> list[World]:
             raise ParameterError(f"world {name!r}: defence {reference!r} encrypts nothing, so it takes no scheme")
         if scheme and scheme not in schemes:
             raise unknown_name("scheme", scheme, schemes)
-        worlds.append(World(name, defence, reference, source, (scheme or parameters.scheme) if defence.encrypts else ""))
+        worlds.append(
+            World(name, defence, reference, source, (scheme or parameters.scheme) if defence.encrypts else "")
+        )
     return worlds
 
 
@@ -143,9 +145,7 @@ def _prepare(parameters: Parameters) -> Laboratory:
     weights = parameters.weights if parameters.weights.startswith("random:") else _path(parameters.weights)
     backbone = load_backbone(parameters.backbone, weights)
     splits = split_dataset(dataset, parameters.seed)
-    sets = victim_sets(
-        dataset.labels, splits.private, parameters.images_per_class, parameters.victims, parameters.seed
-    )
+    sets = victim_sets(dataset.labels, splits.private, parameters.images_per_class, parameters.victims, parameters.seed)
     place = np.full(len(dataset.labels), -1, dtype=np.int64)
     place[splits.private] = np.arange(len(splits.private))
     truth = GroundTruth(
@@ -176,9 +176,7 @@ def _prepare(parameters: Parameters) -> Laboratory:
         evaluation_features=_features_of(backbone, dataset, evaluation),
         worlds=worlds,
         attackers=attackers,
-        threat_model=ThreatModel(
-            corrupted=parameters.corrupted, query_budget=parameters.query_budget or None
-        ),
+        threat_model=ThreatModel(corrupted=parameters.corrupted, query_budget=parameters.query_budget or None),
     )
 
 
@@ -225,7 +223,11 @@ def _true_head(truth: GroundTruth, index: int, recipe: Recipe, seed: int) -> Lin
     """The float head as the owner trains it without a defence: the reference for decisions and weights."""
     rows = truth.sets[index]
     return train_head(
-        truth.features[rows], truth.labels[rows], truth.classes, recipe, stream_seed(seed, "victim-head", index)
+        truth.features[rows],
+        truth.labels[rows],
+        truth.classes,
+        recipe,
+        stream_seed(seed, "victim-head", index),
     )
 
 
@@ -246,6 +248,15 @@ def _with_plan(world: World, features: int, classes: int, bound: float) -> World
 
 def _run_id(parameters: Parameters) -> str:
     """A function of what decides the transcript, so that equal scenarios give equal envelopes."""
-    skip = {"transport", "address", "workers", "party_timeout", "attack_timeout", "examples", "resources", "data_root"}
+    skip = {
+        "transport",
+        "address",
+        "workers",
+        "party_timeout",
+        "attack_timeout",
+        "examples",
+        "resources",
+        "data_root",
+    }
     text = parameters.model_dump_json(exclude=skip | {"adversary", "options"})
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
-__all__ = ["Reporter"]
+__all__ = ["Reporter", "Update"]
+
+
+class Update(Protocol):
+    """Moves a bar: how much is done so far, and what is being done."""
+
+    def __call__(self, done: float, text: str = "") -> None:
+        """Show it."""
+        ...
 
 
 class Reporter:
@@ -37,7 +53,7 @@ class Reporter:
         self._progress.stop()
 
     @contextmanager
-    def stage(self, name: str, total: float | None = None) -> Iterator[Callable[[float, str], None]]:
+    def stage(self, name: str, total: float | None = None) -> Iterator[Update]:
         """One bar; call what it yields with (done so far, what is being done).
 
         Args:

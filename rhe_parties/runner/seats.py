@@ -8,6 +8,7 @@ from rhe_parties.messages.setups import (
     DataOwnerSetup,
     KeyHolderSetup,
     ModelHostSetup,
+    PartySetup,
     RecipeSpec,
     encode_setup,
 )
@@ -42,7 +43,7 @@ def party_setups(lab: Laboratory, world: World) -> dict[str, bytes]:
         sets=lab.truth.sets,
         threads=p.threads,
     )
-    setups = {
+    setups: dict[str, PartySetup] = {
         KEY_HOLDER: KeyHolderSetup(world.plan, p.query_budget),
         MODEL_HOST: ModelHostSetup(_backbone(lab), p.threads),
         DATA_OWNER: owner,

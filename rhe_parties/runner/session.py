@@ -169,7 +169,11 @@ def _describe(lab: Laboratory, record: Record) -> None:
 def _world_record(world: World) -> WorldRecord:
     plan = [] if world.plan is None else [(name, f"{value}") for name, value, _why in world.plan.describe()]
     return WorldRecord(
-        name=world.name, defence=world.reference, summary=world.defence.summary, scheme=world.scheme, plan=plan
+        name=world.name,
+        defence=world.reference,
+        summary=world.defence.summary,
+        scheme=world.scheme,
+        plan=plan,
     )
 
 

@@ -29,7 +29,12 @@ EXACT_SCHEMES = ("plain", "bfv")
 
 
 def run_world(
-    lab: Laboratory, world: World, transport: Transport, transcript: Transcript, reporter: Reporter, record: WorldRecord
+    lab: Laboratory,
+    world: World,
+    transport: Transport,
+    transcript: Transcript,
+    reporter: Reporter,
+    record: WorldRecord,
 ) -> None:
     """Seat the parties, train and install every victim head, let each decide on the evaluation images.
 

@@ -4,4 +4,12 @@ from rhe_parties.threat.model import LABORATORY, PARTIES, ThreatModel
 from rhe_parties.threat.transcript import Transcript, TranscriptEntry
 from rhe_parties.threat.view import AdversaryView, build_view
 
-__all__ = ["LABORATORY", "PARTIES", "AdversaryView", "ThreatModel", "Transcript", "TranscriptEntry", "build_view"]
+__all__ = [
+    "LABORATORY",
+    "PARTIES",
+    "AdversaryView",
+    "ThreatModel",
+    "Transcript",
+    "TranscriptEntry",
+    "build_view",
+]

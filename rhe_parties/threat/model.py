@@ -60,7 +60,10 @@ class ThreatModel:
             ("behaviour", "active" if self.active else "honest but curious (passive)"),
             ("query budget", "no limit" if self.query_budget is None else f"{self.query_budget} images"),
             ("decisions", self.decisions_leak),
-            ("adversary knows beforehand", ", ".join(_KNOWLEDGE_TEXT[item] for item in self.knows) or "nothing"),
+            (
+                "adversary knows beforehand",
+                ", ".join(_KNOWLEDGE_TEXT[item] for item in self.knows) or "nothing",
+            ),
         ]
 
     def exposes(self, sender: str, recipient: str) -> bool:

@@ -3,32 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-from google.protobuf.message import DecodeError
-
-from rhe_parties.errors import DataError
-from rhe_parties.messages import Envelope, decode
-from rhe_parties.proto import envelope_pb2
+from rhe_parties.errors import DataError, MessageError
+from rhe_parties.messages.transcripts import TranscriptEntry, decode_entries, encode_entries
 
 __all__ = ["Transcript", "TranscriptEntry"]
-
-_FORMAT = 1
-
-
-@dataclass(frozen=True)
-class TranscriptEntry:
-    """One delivered envelope: its bytes, the world it belongs to and how long the recipient took over it."""
-
-    world: str
-    data: bytes
-    handled_seconds: float
-
-    @property
-    def envelope(self) -> Envelope:
-        """The envelope, parsed anew from its bytes."""
-        return decode(self.data)
 
 
 class Transcript:
@@ -52,12 +32,9 @@ class Transcript:
         return [entry for entry in self._entries if entry.world == name]
 
     def save(self, path: Path) -> None:
-        """Write `transcript.binpb` (message `TranscriptFile`); the file appears whole or not at all."""
-        message = envelope_pb2.TranscriptFile(version=_FORMAT)
-        for entry in self._entries:
-            message.entries.add(world=entry.world, envelope=entry.data, handled_seconds=entry.handled_seconds)
+        """Write `transcript.binpb`; the file appears whole or not at all."""
         partial = path.with_suffix(".partial")
-        partial.write_bytes(message.SerializeToString(deterministic=True))
+        partial.write_bytes(encode_entries(self._entries))
         partial.replace(path)
 
     @classmethod
@@ -65,16 +42,13 @@ class Transcript:
         """Read what `save` wrote.
 
         Raises:
-            DataError: the file is missing, damaged or of another version.
+            DataError: the file is missing, damaged or of another format.
         """
-        message = envelope_pb2.TranscriptFile()
-        try:
-            message.ParseFromString(path.read_bytes())
-        except (OSError, DecodeError) as error:
-            raise DataError(f"cannot read transcript {str(path)!r}: {error}") from error
-        if message.version != _FORMAT:
-            raise DataError(f"transcript {str(path)!r} has format {message.version}; this program reads {_FORMAT}")
         transcript = cls()
-        for item in message.entries:
-            transcript.append(TranscriptEntry(item.world, item.envelope, item.handled_seconds))
+        try:
+            entries = decode_entries(path.read_bytes())
+        except (OSError, MessageError) as error:
+            raise DataError(f"cannot read transcript {str(path)!r}: {error}") from error
+        for entry in entries:
+            transcript.append(entry)
         return transcript

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypeVar, get_args
+from typing import TypeVar
 
 from rhe_parties.messages import Envelope, Payload, decode
 from rhe_parties.messages.payloads import (
@@ -21,7 +21,7 @@ from rhe_parties.threat.transcript import TranscriptEntry
 
 __all__ = ["AdversaryView", "Observation", "build_view"]
 
-P = TypeVar("P", *get_args(Payload))
+P = TypeVar("P", bound=Payload)
 
 
 class Observation(StrEnum):

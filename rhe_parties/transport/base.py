@@ -6,7 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
-from typing import TypeVar, get_args
+from typing import TypeVar
 
 from rhe_parties.errors import FailureCode, ProtocolError, TransportError
 from rhe_parties.messages import Envelope, Payload, decode, encode
@@ -17,7 +17,7 @@ from rhe_parties.threat.transcript import Transcript, TranscriptEntry
 __all__ = ["PartyFailure", "ProgressCallback", "Switchboard", "Transport"]
 
 ProgressCallback = Callable[[float, str], None]
-P = TypeVar("P", *get_args(Payload))
+P = TypeVar("P", bound=Payload)
 
 
 class PartyFailure(ProtocolError):
@@ -101,7 +101,12 @@ class Switchboard:
         raise TransportError(recipient, f"{recipient} gave no {answer.__name__} in answer to {type(payload).__name__}")
 
     def ask_untapped(
-        self, recipient: str, payload: Payload, answer: type[P], timeout_seconds: float, progress: ProgressCallback
+        self,
+        recipient: str,
+        payload: Payload,
+        answer: type[P],
+        timeout_seconds: float,
+        progress: ProgressCallback,
     ) -> P:
         """One command and its direct answer, outside the transcript: the adversary's seat is no part of the protocol.
 

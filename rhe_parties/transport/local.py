@@ -18,7 +18,7 @@ class LocalTransport(Transport):
     def __init__(self) -> None:
         self._parties: dict[str, Party] = {}
 
-    def seat(self, party: str, setup: bytes, timeout_seconds: float) -> None:
+    def seat(self, party: str, setup: bytes, timeout_seconds: float) -> None:  # noqa: ARG002
         """See `Transport.seat`."""
         self._parties[party] = build_party(setup)
 

@@ -69,6 +69,11 @@ class _PartyActor:
             raise RuntimeError("no party is seated in this actor")
         return self._party.handle_bytes(data)
 
+    def pid(self) -> int:
+        """Process id on the actor's machine."""
+        return os.getpid()
+
+    @ray.method(concurrency_group="control")
     def progress(self) -> tuple[float, str]:
         """Answered beside `deliver`, in a concurrency group of its own."""
         state = getattr(self._party, "progress", None)
@@ -98,7 +103,11 @@ class RayTransport(Transport):
             "ignore_reinit_error": False,
         }
         if self._options.address is None:
-            arguments |= {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES, "address": "local"}
+            arguments |= {
+                "include_dashboard": False,
+                "object_store_memory": _OBJECT_STORE_BYTES,
+                "address": "local",
+            }
         else:
             arguments["address"] = self._options.address
         try:
@@ -117,7 +126,7 @@ class RayTransport(Transport):
 
     def _host_share(self, party: str) -> dict[str, float]:
         """A share of a GPU for the host, where the cluster has one."""
-        if party == MODEL_HOST and ray.cluster_resources().get("GPU", 0) > 0:
+        if party == MODEL_HOST and _cluster_gpus() > 0:
             return {"num_gpus": _HOST_GPU_SHARE}
         return {}
 
@@ -172,27 +181,24 @@ class RayTransport(Transport):
         return f"one actor per party on {where}"
 
 
+def _cluster_gpus() -> float:
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return resources.get("GPU", 0.0)
+
+
 def _start_actor(party: str, namespace: str, resources: dict[str, float], workers: int) -> Any:
     known = {k: v for k, v in resources.items() if k in ("num_cpus", "num_gpus", "memory")}
     custom = {k: v for k, v in resources.items() if k not in known}
     # A party holds state and keys: it is never restarted or retried behind the laboratory's back.
-    remote = ray.remote(concurrency_groups={"control": 1})(_with_control_group())
-    return remote.options(
-        name=party, namespace=namespace, max_restarts=0, max_task_retries=0, resources=custom or None, **known
-    ).remote(workers)
-
-
-def _with_control_group() -> type[_PartyActor]:
-    class PartyActor(_PartyActor):
-        @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator,unused-ignore]
-        def progress(self) -> tuple[float, str]:
-            return super().progress()
-
-    return PartyActor
+    make: Any = ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"control": 1}, **known)  # type: ignore[call-overload]
+    actor = make(_PartyActor).options(name=party, namespace=namespace, resources=custom or None)
+    return actor.remote(workers)
 
 
 def _cause(party: str, error: RayTaskError) -> Exception:
     cause = error.cause
     if isinstance(cause, RheError):
         return cause
-    return TransportError(party, f"{party} failed: {type(cause).__name__}: {str(cause).splitlines()[0] if str(cause) else ''}")
+    return TransportError(
+        party, f"{party} failed: {type(cause).__name__}: {str(cause).splitlines()[0] if str(cause) else ''}"
+    )

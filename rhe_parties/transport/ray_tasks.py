@@ -30,7 +30,7 @@ class RayPool:
     def map(self, function: Callable[[A], R], pieces: Sequence[A]) -> list[R]:
         """See `rhe_parties.attacks.base.Pool.map`; the first exception of a piece is raised here."""
         # One worker may die without harm: a piece is a pure function, so it is simply run again.
-        task = ray.remote(max_retries=2, num_cpus=1)(_one_piece)
+        task: Any = ray.remote(max_retries=2, num_cpus=1)(_one_piece)
         shared = ray.put(function)
         references: list[Any] = []
         running: deque[Any] = deque()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from rhe_parties.attacks.span.prior import FeaturePrior
+from rhe_parties.attacks.span.threads import one_thread
 from rhe_parties.errors import NumericError, ParameterError
 from rhe_parties.model.head import Recipe
 from rhe_parties.types import FloatArray
@@ -52,7 +53,9 @@ def class_order(classes: int, images_per_class: int) -> Tensor:
     return torch.arange(classes).repeat_interleave(images_per_class)
 
 
-def dual_coefficients(gram: Tensor, labels: Tensor, first_logits: Tensor, recipe: Recipe) -> tuple[Tensor, float]:
+def dual_coefficients(
+    gram: Tensor, labels: Tensor, first_logits: Tensor, recipe: Recipe
+) -> tuple[Tensor, float]:
     """Simulate the training in the dual space.
 
     Args:
@@ -112,11 +115,16 @@ def invert_heads(
     """
     _check(weight, bias, prior, images_per_class, iterations, noise_variance)
     solver = _Solver(recipe, prior, images_per_class, noise_variance, device)
-    parts = [
-        solver.solve(torch.from_numpy(np.ascontiguousarray(weight[i : i + _CHUNK])).to(device).double(), iterations)
-        for i in range(0, len(weight), _CHUNK)
-    ]
-    features, points, coefficients, variance = (torch.cat([part[i] for part in parts]).cpu() for i in range(4))
+    with one_thread():
+        parts = [
+            solver.solve(
+                torch.from_numpy(np.ascontiguousarray(weight[i : i + _CHUNK])).to(device).double(), iterations
+            )
+            for i in range(0, len(weight), _CHUNK)
+        ]
+    features, points, coefficients, variance = (
+        torch.cat([part[i] for part in parts]).cpu() for i in range(4)
+    )
     share = prior.eigenvalues
     error = np.clip(variance.numpy().mean(axis=0), 1e-9 * share, (1 - 1e-9) * share)
     scale = np.sqrt(1 / error - 1 / share)
@@ -133,7 +141,9 @@ def invert_heads(
 class _Solver:
     """The alternation for one chunk of heads, in the eigenbasis of the prior's covariance."""
 
-    def __init__(self, recipe: Recipe, prior: FeaturePrior, per_class: int, extra: float, device: str) -> None:
+    def __init__(
+        self, recipe: Recipe, prior: FeaturePrior, per_class: int, extra: float, device: str
+    ) -> None:
         self.recipe, self.classes = recipe, prior.classes
         self.labels = class_order(prior.classes, per_class).to(device)
         self.basis = torch.from_numpy(prior.eigenvectors).to(device)
@@ -158,7 +168,10 @@ class _Solver:
             moved, trust, gain = self._estimate(turned, coefficients)
             guess = self.means + moved
             known = gain @ (trust @ self.spread**2).diag_embed() @ gain.mT
-            doubt = self.spread.sum() * torch.eye(len(self.labels), dtype=weight.dtype, device=weight.device) - known
+            doubt = (
+                self.spread.sum() * torch.eye(len(self.labels), dtype=weight.dtype, device=weight.device)
+                - known
+            )
             # What the span does not explain is, in part, the initial weights: they shape the first steps of training.
             rest = (turned - coefficients.mT @ guess) * (self.start_share / self.shrink)
             first = guess @ rest.mT
@@ -190,8 +203,12 @@ def _check(
     for name, array in (("weight", weight), ("bias", bias)):
         bad = ~np.isfinite(array).reshape(len(array), -1).all(axis=1)
         if bad.any():
-            raise NumericError(f"span inversion: the {name} of head {int(bad.argmax())} holds NaN or infinity")
+            raise NumericError(
+                f"span inversion: the {name} of head {int(bad.argmax())} holds NaN or infinity"
+            )
     if per_class < 1 or iterations < 1:
-        raise ParameterError(f"images_per_class = {per_class} and iterations = {iterations} must be at least 1")
+        raise ParameterError(
+            f"images_per_class = {per_class} and iterations = {iterations} must be at least 1"
+        )
     if not (np.isfinite(extra) and extra >= 0):
         raise ParameterError(f"noise_variance = {extra} is not allowed: finite and at least 0")

@@ -41,7 +41,9 @@ class FeaturePrior:
     whitener: FloatArray
 
     @classmethod
-    def fit(cls, features: FloatArray, labels: IntArray, classes: int, shrinkage: float | None = None) -> FeaturePrior:
+    def fit(
+        cls, features: FloatArray, labels: IntArray, classes: int, shrinkage: float | None = None
+    ) -> FeaturePrior:
         """Fit to auxiliary features.
 
         Args:
@@ -68,7 +70,9 @@ class FeaturePrior:
         freedom = len(exact) - classes
         covariance = centred.T @ centred / freedom
         if not covariance.trace() > 0:
-            raise NumericError("auxiliary features are the same for all images of each class: nothing to tell them apart")
+            raise NumericError(
+                "auxiliary features are the same for all images of each class: nothing to tell them apart"
+            )
         weight = _oracle_shrinkage(covariance, freedom) if shrinkage is None else shrinkage
         width = covariance.shape[0]
         level = covariance.trace() / width
@@ -100,11 +104,15 @@ def _oracle_shrinkage(covariance: Float64Array, samples: int) -> float:
 
 def _check(features: FloatArray, labels: IntArray, classes: int) -> None:
     if features.ndim != 2 or labels.shape != features.shape[:1]:
-        raise NumericError(f"prior: features {features.shape} and labels {labels.shape} must be [n, D] and [n]")
+        raise NumericError(
+            f"prior: features {features.shape} and labels {labels.shape} must be [n, D] and [n]"
+        )
     if not np.isfinite(features).all():
         raise NumericError("prior: auxiliary features hold NaN or infinity")
     if len(labels) <= classes:
-        raise DataError(f"prior: {len(labels)} auxiliary images are too few for {classes} classes (more than one each)")
+        raise DataError(
+            f"prior: {len(labels)} auxiliary images are too few for {classes} classes (more than one each)"
+        )
     missing = sorted(set(range(classes)) - set(labels.tolist()))
     if missing:
         raise DataError(f"prior: class {missing[0]} has no auxiliary image")

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from rhe_parties.attacks.span.inversion import Inversion, invert_heads
 from rhe_parties.attacks.span.prior import FeaturePrior
+from rhe_parties.attacks.span.threads import one_thread
 from rhe_parties.errors import DataError
 from rhe_parties.model.head import Recipe, train_heads
 from rhe_parties.rng import numpy_stream, stream_seed, torch_stream
@@ -47,7 +48,9 @@ def augment_images(images: UInt8Array, copies: int, seed: int) -> UInt8Array:
         shift = noise[:, 4:] * (_SHIFT / 16)
         first = torch.stack([grow_x * cos, grow_x * (skew * cos - sin), shift[:, 0]], dim=1)
         second = torch.stack([grow_y * sin, grow_y * (skew * sin + cos), shift[:, 1]], dim=1)
-        grid = F.affine_grid(torch.stack([first, second], dim=1), [count, channels, height, width], align_corners=False)
+        grid = F.affine_grid(
+            torch.stack([first, second], dim=1), [count, channels, height, width], align_corners=False
+        )
         moved = F.grid_sample(source, grid, mode="bilinear", padding_mode="border", align_corners=False)
         parts.append(moved.round_().clamp_(0, 255).to(torch.uint8).numpy())
     return np.concatenate(parts)
@@ -63,7 +66,9 @@ def balanced_sets(labels: IntArray, classes: int, per_class: int, heads: int, se
     for label in range(classes):
         pool = np.flatnonzero(labels == label)
         if len(pool) < per_class:
-            raise DataError(f"class {label} has {len(pool)} auxiliary images, {per_class} are needed for a shadow head")
+            raise DataError(
+                f"class {label} has {len(pool)} auxiliary images, {per_class} are needed for a shadow head"
+            )
         usable = len(pool) // per_class * per_class
         rng = numpy_stream(seed, "span-sets", label)
         rounds = -(-heads * per_class // usable)
@@ -94,7 +99,8 @@ def shadow_inversions(
     """
     labels = np.repeat(np.arange(prior.classes), per_class).astype(np.int64)
     seeds: Sequence[int] = [stream_seed(seed, "span-shadow", index) for index in range(len(sets))]
-    weight, bias = train_heads(
-        features[sets], np.tile(labels, (len(sets), 1)), prior.classes, recipe, seeds
-    )
+    with one_thread():
+        weight, bias = train_heads(
+            features[sets], np.tile(labels, (len(sets), 1)), prior.classes, recipe, seeds
+        )
     return invert_heads(weight, bias, recipe, prior, per_class, iterations)

@@ -1,0 +1,5 @@
+"""`python -m rhe_parties.cli`: the same as `rhe`."""
+
+from rhe_parties.cli.main import main
+
+main()

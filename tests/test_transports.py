@@ -1,0 +1,186 @@
+"""One contract for every transport, and the transcripts of all of them compared."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import ray
+
+from rhe_parties.errors import FailureCode, TransportError, UserError
+from rhe_parties.messages import Envelope, decode, encode
+from rhe_parties.messages.payloads import AskDecisions, Decision, Failure, HealthReport, HealthRequest
+from rhe_parties.messages.setups import BackboneSpec, ModelHostSetup, encode_setup
+from rhe_parties.threat.model import KEY_HOLDER, LABORATORY, MODEL_HOST
+from rhe_parties.threat.transcript import Transcript
+from rhe_parties.transport import LocalTransport, Switchboard, Transport
+from rhe_parties.transport.base import PartyFailure
+from rhe_parties.transport.ray_actors import RayOptions, RayTransport
+from tests.laboratory import TIMEOUT, play, small_laboratory
+
+MAKERS: dict[str, Callable[[], Transport]] = {
+    "local": LocalTransport,
+    "ray": lambda: RayTransport(RayOptions()),
+}
+
+
+@pytest.fixture(params=list(MAKERS))
+def transport(request: pytest.FixtureRequest, ray_session: None) -> Iterator[Transport]:
+    with MAKERS[request.param]() as made:
+        yield made
+
+
+def _board(transport: Transport, run_id: str) -> Switchboard:
+    return Switchboard(transport, Transcript(), run_id, "none", TIMEOUT)
+
+
+def _health(transport: Transport, party: str, run_id: str) -> HealthReport:
+    envelope = Envelope(run_id, LABORATORY, party, 1, 0, HealthRequest())
+    (reply,) = transport.deliver(party, encode(envelope), TIMEOUT)
+    payload = decode(reply).payload
+    assert isinstance(payload, HealthReport)
+    return payload
+
+
+def _bad_messages(run_id: str) -> dict[str, tuple[bytes, FailureCode]]:
+    good = Envelope(run_id, LABORATORY, MODEL_HOST, 1, 0, HealthRequest())
+    images = np.zeros((1, 1, 32, 32), dtype=np.uint8)
+    ask = AskDecisions("r", "victim-0000", images)
+    return {
+        "truncated": (
+            encode(Envelope(run_id, LABORATORY, MODEL_HOST, 1, 0, ask))[:-3],
+            FailureCode.MALFORMED,
+        ),
+        "empty": (b"", FailureCode.UNKNOWN_VERSION),
+        "foreign payload": (
+            encode(Envelope(run_id, LABORATORY, MODEL_HOST, 1, 0, ask)),
+            FailureCode.UNEXPECTED,
+        ),
+        "foreign run": (
+            encode(Envelope("other", LABORATORY, MODEL_HOST, 1, 0, HealthRequest())),
+            FailureCode.UNEXPECTED,
+        ),
+        "for somebody else": (
+            encode(Envelope(run_id, LABORATORY, KEY_HOLDER, 1, 0, HealthRequest())),
+            FailureCode.UNEXPECTED,
+        ),
+        "trailing bytes": (encode(good) + b"\xff\xff", FailureCode.MALFORMED),
+    }
+
+
+def test_bad_messages_get_a_failure_and_the_party_goes_on(transport: Transport) -> None:
+    lab = small_laboratory()
+    setup = encode_setup(lab.run_id, ModelHostSetup(BackboneSpec("strokenet", "", "", "cpu"), 1))
+    transport.seat(MODEL_HOST, setup, TIMEOUT)
+    cases = _bad_messages(lab.run_id)
+    for name, (data, code) in cases.items():
+        (reply,) = transport.deliver(MODEL_HOST, data, TIMEOUT)
+        failure = decode(reply).payload
+        assert isinstance(failure, Failure), name
+        assert failure.code == code, name
+        assert failure.party == MODEL_HOST
+    health = _health(transport, MODEL_HOST, lab.run_id)
+    assert (health.handled, health.failures) == (len(cases) + 1, len(cases))
+
+
+def test_protocol_runs_in_both_worlds(transport: Transport) -> None:
+    lab = small_laboratory()
+    for index, world in enumerate(lab.worlds):
+        transcript, decisions = play(lab, transport, index)
+        kinds = [entry.envelope.kind for entry in transcript]
+        assert ("plain_head" in kinds) == (world.name == "none")
+        assert ("encrypted_head" in kinds) == (world.name == "rhe")
+        for head, features, decision in zip(lab.heads, lab.evaluation_features, decisions, strict=True):
+            assert isinstance(decision, Decision)
+            np.testing.assert_array_equal(decision.classes, head.logits(features).argmax(axis=1))
+
+
+def test_transcripts_are_equal_over_all_transports(ray_session: None) -> None:
+    lab = small_laboratory()
+    for index, world in enumerate(lab.worlds):
+        seen = {}
+        for name, make in MAKERS.items():
+            with make() as transport:
+                transcript, _ = play(lab, transport, index)
+            seen[name] = list(transcript)
+        route = {
+            name: [(e.envelope.kind, e.envelope.sender, e.envelope.recipient, e.envelope.sequence) for e in entries]
+            for name, entries in seen.items()
+        }
+        assert route["local"] == route["ray"]
+        if world.name == "none":
+            assert [e.data for e in seen["local"]] == [e.data for e in seen["ray"]]
+
+
+def test_failures_find_their_way_back_to_the_laboratory(transport: Transport) -> None:
+    lab = small_laboratory()
+    play(lab, transport, 1)
+    board = _board(transport, lab.run_id)
+    images = np.zeros((1, 1, 32, 32), dtype=np.uint8)
+    with pytest.raises(PartyFailure, match="key-holder: head 'nobody' is unknown") as caught:
+        board.ask(KEY_HOLDER, AskDecisions("new", "nobody", images), Decision)
+    assert caught.value.code is FailureCode.NOT_INSTALLED
+    with pytest.raises(PartyFailure, match="used before"):
+        board.ask(KEY_HOLDER, AskDecisions("r0", lab.head_id(0), images), Decision)
+    # The host refuses two channels; its failure comes back through the key holder.
+    with pytest.raises(PartyFailure, match="model-host: images have shape"):
+        board.ask(KEY_HOLDER, AskDecisions("r9", lab.head_id(0), np.zeros((1, 2, 32, 32), dtype=np.uint8)), Decision)
+
+
+def test_a_wrong_setup_is_the_users_error(transport: Transport) -> None:
+    lab = small_laboratory()
+    setup = encode_setup(lab.run_id, ModelHostSetup(BackboneSpec("strokenett", "", "", "cpu"), 1))
+    with pytest.raises(UserError, match="did you mean 'strokenet'"):
+        transport.seat(MODEL_HOST, setup, TIMEOUT)
+
+
+def test_unseated_party(transport: Transport) -> None:
+    with pytest.raises(TransportError, match="no party 'key-holder' is seated"):
+        transport.deliver(KEY_HOLDER, b"", TIMEOUT)
+
+
+def test_a_killed_actor_is_named_and_soon(ray_session: None) -> None:
+    lab = small_laboratory()
+    with RayTransport(RayOptions()) as transport:
+        play(lab, transport)
+        ray.kill(transport._actors[MODEL_HOST])
+        started = time.monotonic()
+        with pytest.raises(TransportError, match="model-host died") as caught:
+            _health(transport, MODEL_HOST, lab.run_id)
+        assert caught.value.party == MODEL_HOST
+        assert time.monotonic() - started < 30
+        # The others still answer.
+        assert _health(transport, KEY_HOLDER, lab.run_id).party == KEY_HOLDER
+
+
+def test_a_hanging_actor_is_named_within_the_timeout(ray_session: None) -> None:
+    lab = small_laboratory()
+    with RayTransport(RayOptions()) as transport:
+        play(lab, transport)
+        pid = ray.get(transport._actors[KEY_HOLDER].pid.remote())
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            started = time.monotonic()
+            envelope = Envelope(lab.run_id, LABORATORY, KEY_HOLDER, 1, 0, HealthRequest())
+            with pytest.raises(TransportError, match="key-holder did not answer within 2 s"):
+                transport.deliver(KEY_HOLDER, encode(envelope), 2.0)
+            assert time.monotonic() - started < 10
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+
+def test_a_running_ray_is_left_as_it_was(ray_session: None) -> None:
+    before = {actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)}
+    with RayTransport(RayOptions()) as transport:
+        play(small_laboratory(), transport)
+        inside = {actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)}
+        assert {"data-owner", "model-host", "key-holder"} <= inside
+    assert ray.is_initialized()
+    deadline = time.monotonic() + 20
+    while {a["name"] for a in ray.util.list_named_actors(all_namespaces=True)} != before:
+        assert time.monotonic() < deadline, "actors were left behind"
+        time.sleep(0.2)

@@ -1,0 +1,245 @@
+"""The walls of the design: each test fails when its wall is broken."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import logging
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tenseal.sealapi as sealapi
+
+import rhe_parties
+from rhe_parties.attacks.base import ADVERSARIES
+from rhe_parties.he import sealio
+from rhe_parties.messages import Envelope, decode, encode
+from rhe_parties.messages.payloads import AttackRequest, ClaimReport, Decision, PlainHead
+from rhe_parties.threat.model import ADVERSARY, DATA_OWNER, KEY_HOLDER, LABORATORY, MODEL_HOST, ThreatModel
+from rhe_parties.threat.transcript import Transcript, TranscriptEntry
+from rhe_parties.threat.view import AdversaryView, Observation, build_view
+from rhe_parties.transport import LocalTransport
+from tests.laboratory import play, seat_adversary, small_laboratory
+
+PACKAGE = Path(rhe_parties.__file__).parent
+
+# A module may import from its own row and from rows above it.
+ROWS = [
+    {"errors", "types", "rng", "threads", "proto"},
+    {"registry"},
+    {"data"},
+    {"model"},
+    {"he"},
+    {"messages"},
+    {"defences"},
+    {"threat"},
+    {"attacks"},
+    {"metrics"},
+    {"report"},
+    {"parties"},
+    {"transport"},
+    {"runner"},
+    {"cli"},
+    {"__init__"},
+]
+RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
+
+
+def _files() -> list[Path]:
+    return [path for path in PACKAGE.rglob("*.py") if "_pb2" not in path.name]
+
+
+def _imports(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+        elif isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+    return names
+
+
+def _row(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def test_imports_go_one_way() -> None:
+    wrong = []
+    for path in _files():
+        for module in _imports(path):
+            parts = module.split(".")
+            if parts[0] == "rhe_parties" and len(parts) > 1 and RANK[parts[1]] > RANK[_row(path)]:
+                wrong.append(f"{path.relative_to(PACKAGE)} imports {module}")
+    assert not wrong
+
+
+def test_every_folder_has_a_row() -> None:
+    assert {_row(path) for path in _files()} <= set(RANK)
+
+
+@pytest.mark.parametrize(
+    ("library", "allowed"),
+    [
+        ("ray", {"transport/ray_actors.py", "transport/ray_tasks.py"}),
+        ("grpc", set()),
+        ("tenseal", {"he/bfv.py", "he/ckks.py", "he/sealio.py"}),
+        ("pickle", set()),
+        ("cloudpickle", set()),
+    ],
+)
+def test_libraries_stay_in_their_files(library: str, allowed: set[str]) -> None:
+    users = {
+        str(path.relative_to(PACKAGE)) for path in _files() if any(m.split(".")[0] == library for m in _imports(path))
+    }
+    assert users <= allowed
+
+
+def test_generated_code_is_imported_by_messages_alone() -> None:
+    users = {_row(path) for path in _files() if any("_pb2" in m or m == "rhe_parties.proto" for m in _imports(path))}
+    assert users <= {"messages", "proto"}
+
+
+def test_ground_truth_reaches_no_strategy_and_no_party() -> None:
+    for folder in ("attacks", "parties", "threat", "defences"):
+        for path in (PACKAGE / folder).rglob("*.py"):
+            assert not [m for m in _imports(path) if m.startswith(("rhe_parties.metrics", "rhe_parties.runner"))], path
+
+
+def test_parties_work_without_ray_and_grpc() -> None:
+    code = (
+        "import sys; sys.modules['ray'] = None; sys.modules['grpc'] = None\n"
+        "from tests.laboratory import play, small_laboratory\n"
+        "from rhe_parties.transport import LocalTransport\n"
+        "print(len(play(small_laboratory(), LocalTransport(), 1)[1]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "2", done.stderr
+
+
+class _Spy:
+    """Stands in for SEAL's key generator and remembers the secret keys, as no code of the package can."""
+
+    seen: list[Any] = []  # noqa: RUF012
+    real = sealapi.KeyGenerator
+
+    def __init__(self, context: Any) -> None:
+        self._generator = _Spy.real(context)
+
+    def secret_key(self) -> Any:
+        _Spy.seen.append(self._generator.secret_key())
+        return _Spy.seen[-1]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._generator, name)
+
+
+def _needles(secret: Any, degree: int) -> list[bytes]:
+    values = secret.data()
+    words = np.array([values.data(i) for i in range(degree)], dtype="<u8").tobytes()
+    return [words[:48], words[64:112], words[-48:], sealio.to_bytes(secret)[48:112]]
+
+
+@pytest.mark.parametrize("scheme", ["bfv", "ckks"])
+def test_secret_key_bytes_are_found_nowhere(
+    scheme: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    _Spy.seen.clear()
+    monkeypatch.setattr(sealapi, "KeyGenerator", _Spy)
+    caplog.set_level(logging.DEBUG)
+    lab = small_laboratory(scheme=scheme)
+    transport = LocalTransport()
+    transcript, _ = play(lab, transport, 1)
+    (secret,) = _Spy.seen
+    plan = lab.worlds[1].plan
+    assert plan is not None
+    needles = _needles(secret, plan.degree)
+    transcript.save(tmp_path / "transcript.binpb")
+    places = {
+        "transcript": b"".join(entry.data for entry in transcript),
+        "transcript file": (tmp_path / "transcript.binpb").read_bytes(),
+        "log": caplog.text.encode(),
+        "repr of the key holder": repr(transport._parties[KEY_HOLDER]).encode(),
+    }
+    for name in (DATA_OWNER, MODEL_HOST):
+        state = {
+            k: v for k, v in vars(transport._parties[name]).items() if not k.startswith(("_handlers", "_backbone"))
+        }
+        places[f"pickle of {name}"] = b"".join(_pickled(value) for value in state.values())
+    assert len(places["transcript"]) > 10_000
+    for place, data in places.items():
+        assert not any(needle in data for needle in needles), place
+
+
+def _pickled(value: object) -> bytes:
+    try:
+        return pickle.dumps(value)
+    except TypeError:  # SEAL objects: public material, searched in its serialised form in the transcript
+        return repr(value).encode()
+
+
+def test_key_holder_cannot_be_pickled_or_copied() -> None:
+    transport = LocalTransport()
+    play(small_laboratory(), transport, 1)
+    holder = transport._parties[KEY_HOLDER]
+    for attempt in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError, match="secret key"):
+            attempt(holder)
+
+
+def test_view_holds_exactly_what_the_threat_model_exposes() -> None:
+    transcript, _ = play(small_laboratory(), LocalTransport(), 1)
+    for corrupted in ((MODEL_HOST,), (DATA_OWNER,), (KEY_HOLDER,), ()):
+        model = ThreatModel(corrupted=corrupted)
+        view = build_view(transcript, model)
+        expected = [e.data for e in transcript if {e.envelope.sender, e.envelope.recipient} & set(corrupted)]
+        assert list(view.data) == expected
+    tapped = build_view(transcript, ThreatModel(corrupted=(), tapped_links=((KEY_HOLDER, LABORATORY),)))
+    assert {type(e.payload) for e in tapped.envelopes} == {Decision}
+    host = build_view(transcript, ThreatModel())
+    assert host.holds() == {Observation.ENCRYPTED_HEAD, Observation.PUBLIC_KEY, Observation.QUERIES}
+    assert not host.of_kind(Decision)
+
+
+def test_blocked_is_decided_from_the_content_of_the_view() -> None:
+    lab = small_laboratory()
+    transport = LocalTransport()
+    seat_adversary(lab, transport)
+    plain = build_view(play(lab, transport, 0)[0], lab.threat_model)
+    encrypted = build_view(play(lab, transport, 1)[0], lab.threat_model)
+    # The name of the world says the opposite of what the view holds.
+    assert _attack(lab, transport, "rhe", plain).outcome == "claim"
+    report = _attack(lab, transport, "none", encrypted)
+    assert (report.outcome, report.missing) == ("blocked", (str(Observation.PLAIN_HEAD),))
+    assert _attack(lab, transport, "none", AdversaryView(())).outcome == "blocked"
+
+
+def _attack(lab: Any, transport: LocalTransport, world: str, view: AdversaryView) -> ClaimReport:
+    request = AttackRequest(world, "head-readout", "", "as-is", (), (), 0, view.data)
+    (reply,) = transport.deliver(ADVERSARY, encode(Envelope(lab.run_id, LABORATORY, ADVERSARY, 1, 0, request)), 60)
+    payload = decode(reply).payload
+    assert isinstance(payload, ClaimReport)
+    return payload
+
+
+def test_a_leak_into_the_view_would_be_seen() -> None:
+    """The test of the test: a plain head on a link that the host sees is found by the same search."""
+    lab = small_laboratory()
+    transcript, _ = play(lab, LocalTransport(), 1)
+    head = lab.heads[0]
+    leak = PlainHead("victim-0000", head.weight, head.bias, "f")
+    leaky = Transcript()
+    for entry in transcript:
+        leaky.append(entry)
+    leaky.append(TranscriptEntry("rhe", encode(Envelope(lab.run_id, DATA_OWNER, MODEL_HOST, 99, 0, leak)), 0.0))
+    assert Observation.PLAIN_HEAD in build_view(leaky, lab.threat_model).holds()
+
+
+def test_every_strategy_states_its_needs_in_words_of_the_view() -> None:
+    for name in ADVERSARIES.names():
+        cls = ADVERSARIES.load(name)
+        assert all(isinstance(need, Observation) for need in cls.needs | cls.ciphertext_needs)
