@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+from rhe_parties.messages.payloads import AskDecisions, Decision, HeadReady, TrainHead
 from rhe_parties.runner.parameters import resolve_parameters
 from rhe_parties.runner.plan import Laboratory, prepare
 from rhe_parties.runner.seats import adversary_setup, party_setups
 from rhe_parties.threat.model import ADVERSARY, DATA_OWNER, KEY_HOLDER
 from rhe_parties.threat.transcript import Transcript
 from rhe_parties.transport import Switchboard, Transport
-from rhe_parties.messages.payloads import AskDecisions, Decision, HeadReady, TrainHead
 
 TIMEOUT = 120.0
 

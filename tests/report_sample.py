@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from rhe_parties.report.record import (
 from rhe_parties.rng import numpy_stream
 
 HEADS = 58
+HOSTILE = "<script>alert(1)</script>[bold]\x1b[31m\"'>&"
 
 
 def sample_record() -> Record:
@@ -44,7 +46,15 @@ def sample_record() -> Record:
         seeds={"root": 7},
         versions={"rhe_parties": "0.1.0", "python": "3.12.3", "torch": "2.9.1", "tenseal": "0.3.16"},
         machine={"cpu": "x86_64, 2 cores", "memory": "23 GiB", "transport": "ray, 4 actors"},
-        dataset={"name": "digits", "classes": 10, "private": 580, "auxiliary": 719, "evaluation": 498},
+        dataset={
+            "name": "digits",
+            "classes": [str(digit) for digit in range(10)],
+            "private_images": 596,
+            "auxiliary_images": 810,
+            "evaluation_images": 200,
+            "images_per_class": 1,
+            "candidates_per_class": [58, 61],
+        },
         backbone={"name": "strokenet", "features": 256, "fingerprint": "9f2c61d0aa37" * 5 + "beef"},
         threat_model=[
             ("corrupted parties", "model-host"),
@@ -67,16 +77,12 @@ def sample_record() -> Record:
     )
 
 
-def rate(
-    name: str, value: float, low: float, high: float, chance: float | None, n: int = 580
-) -> ResultRecord:
+def rate(name: str, value: float, low: float, high: float, chance: float | None, n: int = 580) -> ResultRecord:
     """A result over the sample's heads."""
     return ResultRecord(statistic=name, value=value, low=low, high=high, n=n, heads=HEADS, chance=chance)
 
 
-def message(
-    kind: str, sender: str, recipient: str, count: int, each: int, seconds: float = 0.01
-) -> MessageRecord:
+def message(kind: str, sender: str, recipient: str, count: int, each: int, seconds: float = 0.01) -> MessageRecord:
     """Messages of one kind; the sample's adversary sits at the model host."""
     seen = "model-host" in (sender, recipient)
     return MessageRecord(
@@ -101,7 +107,7 @@ def _messages(encrypted: bool) -> list[MessageRecord]:
         message("public_material_request", host, holder, 1, 61),
         message("public_material", holder, host, 1, 31_552),
     ]
-    reply = 31_402 if encrypted else 8_211
+    reply = 6_182_000 if encrypted else 8_211
     return [
         message("train_head", lab, owner, HEADS, 66, 2.4),
         *(keys if encrypted else [message("plain_head", owner, host, HEADS, 10_412)]),
@@ -122,9 +128,7 @@ def _prior_only() -> AttackRecord:
         rate("tpr_at_fpr_1pct", 0.0103, 0.0038, 0.0224, 0.01),
         rate("mse", 0.402, 0.388, 0.415, 0.403),
     ]
-    return attack(
-        "prior-only", "as-is", "not-leaked", nothing, examples("average"), "knows the class and nothing else"
-    )
+    return attack("prior-only", "as-is", "not-leaked", nothing, examples("average"), "knows the class and nothing else")
 
 
 def _world_none() -> WorldRecord:
@@ -223,7 +227,7 @@ def examples(kind: str) -> list[ExampleRecord]:
         }[kind]
         found.append(
             ExampleRecord(
-                head_id=f"head-{head:03d}",
+                head_id=f"victim-{head:04d}",
                 true=[png(image) for image in true],
                 claimed=[png(image) for image in claimed],
                 class_average=[png(image) for image in averages],
@@ -238,3 +242,63 @@ def png(image: Any) -> str:
     buffer = io.BytesIO()
     Image.fromarray(large).save(buffer, format="PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def blocked_only() -> Record:
+    """One world in which nothing could start."""
+    cell = attack("span-inversion", "as-is", "blocked", [], [], missing=["plain head weights"])
+    world = WorldRecord(name="rhe", defence="rhe", attacks=[cell])
+    return Record(status="ok", scenario="s", corrupted=["model-host"], worlds=[world])
+
+
+def failed() -> Record:
+    """A run that ended with a dead party in its second world."""
+    record = sample_record()
+    broken = WorldRecord(name="rhe", defence="rhe", status="error", error="model-host died")
+    update = {"status": "error", "error": "model-host died after 3.1 s", "worlds": [record.worlds[0], broken]}
+    return record.model_copy(update=update)
+
+
+def hostile() -> Record:
+    """Markup, terminal escapes and foreign addresses wherever a record takes text."""
+    uri = "https://example.com/x.png"
+    shown = [ExampleRecord(head_id=HOSTILE, true=[uri], claimed=["javascript:alert(1)"], class_average=[HOSTILE])]
+    cell = attack(HOSTILE, "as-is", "leaked", [rate("identification_rate", 0.5, 0.4, 0.6, 0.1)], shown, HOSTILE)
+    cell = cell.model_copy(update={"notes": {HOSTILE: HOSTILE}})
+    broken = attack(HOSTILE, "as-is", "error", [rate(HOSTILE, math.nan, math.inf, math.nan, math.nan)], [])
+    lost = attack("x", "as-is", "blocked", [], [], missing=[HOSTILE])
+    world = WorldRecord(
+        name=HOSTILE, defence=HOSTILE, summary=HOSTILE, scheme=HOSTILE, plan=[(HOSTILE, HOSTILE)],
+        messages=[message(HOSTILE, HOSTILE, "model-host", 0, 0)],
+        attacks=[cell, broken.model_copy(update={"error": HOSTILE}), lost],
+    )  # fmt: skip
+    return Record(
+        status="ok", scenario=HOSTILE, summary=HOSTILE, command=HOSTILE, parameters={HOSTILE: HOSTILE},
+        threat_model=[(HOSTILE, HOSTILE)], corrupted=[HOSTILE], worlds=[world], stages=[(HOSTILE, math.nan)],
+        versions={HOSTILE: HOSTILE}, dataset={HOSTILE: [HOSTILE]}, started=HOSTILE, transcript_sha256=HOSTILE,
+    )  # fmt: skip
+
+
+def crowded() -> Record:
+    """Many worlds, long names without a break, four images per class."""
+    record = sample_record()
+    long = "unbreakable" * 8
+    many = [
+        world.model_copy(update={"name": f"{world.name}-{i}-{long}", "plan": [(long, long)]})
+        for i in range(3)
+        for world in record.worlds
+    ]
+    wide = [e.model_copy(update={"true": e.true * 4, "claimed": e.claimed * 4}) for e in examples("guess")]
+    many[0].attacks[2] = many[0].attacks[2].model_copy(update={"examples": wide, "notes": {long: long}})
+    return record.model_copy(update={"worlds": many, "command": long * 3, "parameters": {long: long}})
+
+
+RECORDS = {
+    "sample": sample_record,
+    "empty": lambda: Record(status="ok", scenario="nothing"),
+    "started": lambda: Record(scenario="nothing"),
+    "blocked": blocked_only,
+    "failed": failed,
+    "hostile": hostile,
+    "crowded": crowded,
+}

@@ -248,9 +248,7 @@ def test_coefficients_without_logits_are_fresh_and_uniform() -> None:
     head, _ = make_encryptor(custody.public).encrypt(weight, bias)
     evaluator = make_evaluator(custody.public, head)
     features = np.random.default_rng(1).normal(size=(1, 256))
-    first, second = (
-        whole_plaintext(custody, evaluator.evaluate(features)[0].ciphertexts[0]) for _ in range(2)
-    )
+    first, second = (whole_plaintext(custody, evaluator.evaluate(features)[0].ciphertexts[0]) for _ in range(2))
     keep = plan.layout.output_positions(0, 1).ravel()
     np.testing.assert_array_equal(first[keep], second[keep])
     np.testing.assert_array_equal(first[keep], expected_integers(plan, weight, bias, features)[0])

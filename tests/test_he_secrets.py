@@ -55,9 +55,7 @@ def test_no_public_object_holds_the_secret(scheme: str, monkeypatch: pytest.Monk
     needles = [saved[48:112], words[:64], words[64:128], words[-64:]]
     assert all(needle in saved or needle in words for needle in needles)
     public_bytes = [pickle.dumps(value) for value in (custody.public, head, reply)]
-    public_bytes += [
-        repr(value).encode() for value in (custody, custody.public, encryptor, evaluator, head, reply)
-    ]
+    public_bytes += [repr(value).encode() for value in (custody, custody.public, encryptor, evaluator, head, reply)]
     assert not any(needle in data for needle in needles for data in public_bytes)
 
     # SEAL's objects are compressed, so also compare the numbers of the public key with the secret's.

@@ -133,10 +133,7 @@ def test_residues_beyond_the_modulus_are_refused(made: Setting) -> None:
 
 def uncompressed(made: Setting, residues: bytes) -> bytes:
     version = sealio._version()
-    inner = (
-        struct.pack("<HBBBBHQQ", 0xA15E, 16, *version, 0, 0, 24 + len(residues), len(residues) // 8)
-        + residues
-    )
+    inner = struct.pack("<HBBBBHQQ", 0xA15E, 16, *version, 0, 0, 24 + len(residues), len(residues) // 8) + residues
     level = struct.pack("<4Q", *made.context.first_parms_id())
     body = level + b"\0" + struct.pack("<QQQdQ", 2, PLAN.degree, 1, 1.0, 1) + inner
     return struct.pack("<HBBBBHQ", 0xA15E, 16, *version, 0, 0, 16 + len(body)) + body

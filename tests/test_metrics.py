@@ -117,3 +117,18 @@ def test_rate_interval_covers_the_true_rate() -> None:
         low, high = rate_interval(hits, numpy_stream(trial, "cover"))
         covered += low <= 0.3 <= high
     assert covered >= 92
+
+
+def test_tpr_by_class_has_a_threshold_for_each_class() -> None:
+    truth = _truth(heads=60)
+    images = truth.images.copy()
+    images[truth.labels == 1] *= 0.01  # a class whose images are all alike
+    truth = GroundTruth(images, truth.features, truth.labels, truth.sets, truth.classes)
+    noise = np.random.default_rng(0).normal(0, 0.25, images[truth.sets].shape)
+    claimed = (images[truth.sets] + noise).astype(np.float32)
+    pooled = tpr_at_fpr(truth, claimed, 0.01, numpy_stream(0, "t"))
+    split = tpr_at_fpr(truth, claimed, 0.01, numpy_stream(0, "t"), by_class=True)
+    assert pooled is not None
+    assert split is not None
+    assert split.statistic == "tpr_at_fpr_1pct_by_class"
+    assert split.value > pooled.value + 0.1

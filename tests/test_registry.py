@@ -79,7 +79,7 @@ def test_options_are_typed(tmp_path: Path) -> None:
     assert (options.strength, options.rounds, options.loud) == (0.5, 7, True)
     with pytest.raises(ParameterError, match="did you mean 'rounds'"):
         parse_options(cls, {"round": "7"})
-    with pytest.raises(ParameterError, match="mine.rounds='x' is no int"):
+    with pytest.raises(ParameterError, match=r"mine\.rounds='x' is no int"):
         parse_options(cls, {"rounds": "x"})
     with pytest.raises(ParameterError, match="must be true or false"):
         parse_options(cls, {"loud": "yes"})

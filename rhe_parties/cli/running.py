@@ -56,9 +56,7 @@ def _show(record: Record, folder: Path, as_json: bool) -> None:
     if as_json:
         typer.echo(record.model_dump_json(indent=1))
         return
-    console = Console()
-    console.print(render_table(record))
-    console.print(f"report: {folder / 'report.html'}   record: {folder / 'record.json'}", soft_wrap=True)
+    Console().print(render_table(record, str(folder / "report.html")))
 
 
 def show_report(folder: Path, as_json: bool) -> None:

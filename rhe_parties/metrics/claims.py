@@ -19,7 +19,7 @@ from rhe_parties.types import AnyArray, FloatArray
 __all__ = ["measure_claim", "verdict"]
 
 # Statistics that decide "leaked": their value under chance is known exactly, larger means more leakage.
-_DECIDING = ("identification_rate", "tpr_at_fpr_1pct", "tpr_at_fpr_0.1pct", "head_cosine")
+_DECIDING = ("identification_rate", "tpr_at_fpr_1pct", "tpr_at_fpr_1pct_by_class", "tpr_at_fpr_0.1pct", "head_cosine")
 
 
 def measure_claim(
@@ -38,8 +38,8 @@ def measure_claim(
         if not report.features.size:
             flat = images.reshape(*images.shape[:2], -1)
             results.append(identification(truth, flat, truth.images.reshape(len(truth.images), -1), generator))
-        for fpr in (0.01, 0.001):
-            rate = tpr_at_fpr(truth, images, fpr, generator)
+        for fpr, by_class in ((0.01, False), (0.01, True), (0.001, False)):
+            rate = tpr_at_fpr(truth, images, fpr, generator, by_class)
             if rate is not None:
                 results.append(rate)
         results.append(mean_squared_error(truth, images, generator))

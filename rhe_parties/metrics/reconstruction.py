@@ -21,7 +21,7 @@ MIN_NEGATIVES_TIMES_FPR = 30
 
 @dataclass(frozen=True)
 class Measured:
-    """A statistic: value, 95 % interval, sample size, what it is of, and the value under chance (None: no such value)."""
+    """A statistic: value, 95 % interval, trials, victim heads, and its value under chance (None: there is none)."""
 
     statistic: str
     value: float
@@ -120,7 +120,9 @@ def mean_squared_error(truth: GroundTruth, claimed: FloatArray, generator: np.ra
     return Measured("mse", float(own.mean()), low, high, own.size, baseline, len(own))
 
 
-def tpr_at_fpr(truth: GroundTruth, claimed: FloatArray, fpr: float, generator: np.random.Generator) -> Measured | None:
+def tpr_at_fpr(
+    truth: GroundTruth, claimed: FloatArray, fpr: float, generator: np.random.Generator, by_class: bool = False
+) -> Measured | None:
     """True-positive rate of "this image was reconstructed" at a false-positive rate.
 
     Positives: a claim against the images of its own head. Negatives: the same claims against the images of every
@@ -128,32 +130,51 @@ def tpr_at_fpr(truth: GroundTruth, claimed: FloatArray, fpr: float, generator: n
     below the ⌊fpr·M⌋-th smallest of the M negatives, ties excluded. The interval is a bootstrap over heads of
     threshold and rate together, joined with the exact binomial one.
 
+    Args:
+        by_class: a threshold for each class instead of one for all. The images of some classes (the digit one) are
+            so alike that their negatives alone set the common threshold.
+
     Returns:
         None where the M negatives cannot resolve the rate (M < 30 / fpr).
     """
     own, errors, others = _set_errors(truth, claimed)
     heads, per_head = own.shape
-    negatives = errors[others]
-    if negatives.size * fpr < MIN_NEGATIVES_TIMES_FPR:
+    width = truth.images_per_class if by_class else per_head
+    if others.sum() * width * fpr < MIN_NEGATIVES_TIMES_FPR:
         return None
-    order = np.argsort(negatives, axis=None, kind="stable")
-    ordered = negatives.reshape(-1)[order]
-    claimant = np.broadcast_to(np.nonzero(others)[0][:, None], negatives.shape).reshape(-1)[order]
-    victim = np.broadcast_to(np.nonzero(others)[1][:, None], negatives.shape).reshape(-1)[order]
+    groups = [
+        _Negatives(own[:, start : start + width], errors[:, :, start : start + width][others], others)
+        for start in range(0, per_head, width)
+    ]
 
     def rate(weights: AnyArray) -> float:
-        mass = np.cumsum(weights[claimant] * weights[victim])
-        if mass[-1] == 0:
-            return 0.0
-        place = int(np.searchsorted(mass, np.floor(fpr * mass[-1]), side="left"))
-        threshold = ordered[min(place, ordered.size - 1)]
-        return float(weights @ (own < threshold).sum(axis=1) / (weights.sum() * per_head))
+        return float(np.mean([group.rate(weights, fpr) for group in groups]))
 
     value = rate(np.ones(heads))
     low, high = cluster_interval(rate, heads, generator, resamples=500)
     exact = rate_interval(_hits(own, value), generator)
-    name = f"tpr_at_fpr_{fpr * 100:g}pct"
+    name = f"tpr_at_fpr_{fpr * 100:g}pct" + ("_by_class" if by_class else "")
     return Measured(name, value, min(low, exact[0]), max(high, exact[1]), own.size, fpr, heads)
+
+
+class _Negatives:
+    """Sorted negatives of one group of claims, so that a resampling of heads costs one running sum."""
+
+    def __init__(self, own: AnyArray, negatives: AnyArray, others: AnyArray) -> None:
+        self._own = own
+        order = np.argsort(negatives, axis=None, kind="stable")
+        self._ordered = negatives.reshape(-1)[order]
+        claimant, victim = (np.broadcast_to(i[:, None], negatives.shape).reshape(-1) for i in np.nonzero(others))
+        self._claimant, self._victim = claimant[order], victim[order]
+
+    def rate(self, weights: AnyArray, fpr: float) -> float:
+        """TPR when head v is counted `weights[v]` times."""
+        mass = np.cumsum(weights[self._claimant] * weights[self._victim])
+        if mass[-1] == 0:
+            return 0.0
+        place = int(np.searchsorted(mass, np.floor(fpr * mass[-1]), side="left"))
+        threshold = self._ordered[min(place, self._ordered.size - 1)]
+        return float(weights @ (self._own < threshold).sum(axis=1) / (weights.sum() * self._own.shape[1]))
 
 
 def _hits(own: AnyArray, rate: float) -> AnyArray:

@@ -77,7 +77,7 @@ class Party(ABC):
         return handler(envelope, envelope.payload)
 
     def send(self, recipient: str, payload: Payload, reply_to: int = 0, cause: Envelope | None = None) -> Envelope:
-        """Make an envelope; `cause` is the request on whose behalf it goes out, so that failures find their way back."""
+        """Make an envelope; `cause` is the request behind it, so that failures find their way back."""
         self._sequence += 1
         if cause is not None:
             self._errands[self._sequence] = (cause.sender, cause.sequence)

@@ -43,8 +43,10 @@ def _sources(world: WorldRecord) -> list[_Source]:
     # Under RHE the host computes logits that it cannot read; the key holder at the other end can.
     return [
         _Source("private training images", owner | {"laboratory"} if trained else none, none),
-        _Source("head weights in clear", owner, frozenset({"plain_head"})),
-        _Source("encrypted head", none, frozenset({"encrypted_head"}), host),
+        _Source(
+            "head weights in clear", owner, frozenset({"plain_head"} if hidden else {"plain_head", "encrypted_head"})
+        ),
+        _Source("encrypted head", none, frozenset({"encrypted_head"}) if hidden else none, host),
         _Source("secret key", frozenset({"key-holder"}) if "public_material" in kinds else none, none),
         _Source("input images to classify", none, frozenset({"ask_decisions", "classify_request"})),
         _Source("logits", none, frozenset({"classify_response"}), host if hidden else none),

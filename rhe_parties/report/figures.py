@@ -34,10 +34,7 @@ _LABEL_SIZE, _DETAIL_SIZE = 14.5, 12.5
 
 def _tag(name: str, content: str | Markup = "", **attributes: str | float) -> Markup:
     """One element; `class_` stands for `class`, underscores for hyphens; everything is escaped."""
-    parts = [
-        Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), _text(v))
-        for key, v in attributes.items()
-    ]
+    parts = [Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), _text(v)) for key, v in attributes.items()]
     return Markup("<{0}{1}>{2}</{0}>").format(Markup(name), Markup("").join(parts), content)
 
 
@@ -53,6 +50,11 @@ def _svg(height: float, label: str, css: str, *content: Markup) -> Markup:
     )  # fmt: skip
 
 
+def _cut(text: str, length: int) -> str:
+    """The text, cut where it would leave the picture; tables hold it in full."""
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
 def _eye(x: float, y: float) -> Markup:
     """The mark of "the adversary sees this": an eye, recognisable without colour."""
     return _tag(
@@ -64,9 +66,9 @@ def _eye(x: float, y: float) -> Markup:
 
 def eye_svg() -> Markup:
     """The eye alone, for running text."""
-    return Markup(
-        '<svg class="eye" viewBox="0 0 18 12" role="img" aria-label="seen by the adversary">{}</svg>'
-    ).format(_eye(9.0, 6.0))
+    return Markup('<svg class="eye" viewBox="0 0 18 12" role="img" aria-label="seen by the adversary">{}</svg>').format(
+        _eye(9.0, 6.0)
+    )
 
 
 def sequence_svg(world: WorldRecord, corrupted: list[str]) -> Markup:
@@ -89,7 +91,7 @@ def sequence_svg(world: WorldRecord, corrupted: list[str]) -> Markup:
 
 def _lane(name: str, x: float, bottom: float, box: float, corrupted: bool) -> Markup:
     seat = " seat" if corrupted else ""
-    words = party_words(name).split(" ", 1)
+    words = [_cut(word, 10) for word in party_words(name).split(" ", 1)]
     lines = [_tag("tspan", word, x=x, dy="0" if i == 0 else "1.1em") for i, word in enumerate(words)]
     parts = [
         _tag("line", x1=x, x2=x, y1=_HEADER - 20, y2=bottom, class_="life" + seat),
@@ -110,7 +112,7 @@ def _arrow(
 ) -> Markup:
     start, end = place[message.sender], place[message.recipient]
     seen = " seen" if message.seen_by_adversary else ""
-    label = kind_words(message, world)
+    label = _cut(kind_words(message, world), 34)
     detail = f"{message.count:,} × {size_text(message.total_bytes / max(message.count, 1))}"
     half = max(len(label) * _LABEL_SIZE, len(detail) * _DETAIL_SIZE) * (_BOLD if seen else _ADVANCE) / 2
     centre = min(max((start + end) / 2, half), WIDTH - half)
@@ -155,7 +157,7 @@ def interval_svg(title: str, rows: list[IntervalRow]) -> Markup:
         y += 30 if heading else 22
         content.append(
             _tag(
-                "text", row.label, x=8 if heading else 20, y=y, class_="row-head" if heading else "row-label"
+                "text", _cut(row.label, 36), x=8 if heading else 20, y=y, class_="row-head" if heading else "row-label"
             )
         )
         if heading:

@@ -21,6 +21,7 @@ from rhe_parties.report.verdicts import (
     deciding_result,
     error_sentence,
     headline,
+    is_twin,
     verdicts,
 )
 from rhe_parties.report.wording import (
@@ -62,22 +63,18 @@ def render_html(record: Record) -> str:
     return _template().render(
         record=record,
         title=f"{record.scenario}: who can learn what about the private training images?",
-        problem=error_sentence(record) if record.status == "error" else "",
+        problem=error_sentence(record) if record.status != "ok" else "",
         verdicts=found,
         headline=headline(found),
         controls=control_sentences(record),
         seat=" and ".join(map(party_words, record.corrupted)),
         galleries=_galleries(record, found),
-        sequences=[
-            (world, sequence_svg(world, record.corrupted)) for world in record.worlds if world.messages
-        ],
+        sequences=[(world, sequence_svg(world, record.corrupted)) for world in record.worlds if world.messages],
         exposures=[(world, exposure(world, record.corrupted)) for world in record.worlds if world.messages],
         lanes=LANES,
         plots=_plots(record),
         utility=_utility_rows(record),
-        meanings=[
-            (statistic(name).label, statistic(name).meaning) for name in names if statistic(name).meaning
-        ],
+        meanings=[(statistic(name).label, statistic(name).meaning) for name in names if statistic(name).meaning],
         utility_meanings=[(s.label, s.meaning) for n, s in STATISTICS.items() if n in _utility_names(record)],
         tables=_setting_tables(record),
         parameters=_parameters(record),
@@ -116,6 +113,7 @@ def _template() -> Template:
         party=party_words,
         outcome=outcome_words,
         phrase=world_phrase,
+        about=lambda world: "the same messages without encryption, for comparison" if is_twin(world) else world.summary,
         attack_name=attack_name,
         kind=kind_words,
     )
@@ -192,29 +190,32 @@ def _chosen_attack(world: WorldRecord, lead: str | None) -> AttackRecord | None:
 def _galleries(record: Record, found: list[Verdict]) -> list[Gallery]:
     leads = [v.attack.adversary for v in found if v.state == "leaked" and v.attack is not None]
     picks = [(world, _chosen_attack(world, leads[0] if leads else None)) for world in record.worlds]
-    heads = list(
-        dict.fromkeys(e.head_id for _, attack in picks if attack for e in attack.examples if e.claimed)
-    )
+    heads = list(dict.fromkeys(e.head_id for _, attack in picks if attack for e in attack.examples if e.claimed))
     if not heads:
         return []
-    return [Gallery(head, [_panel(world, attack, head) for world, attack in picks]) for head in heads]
+    return [Gallery(head, [_panel(record, world, attack, head) for world, attack in picks]) for head in heads]
 
 
-def _panel(world: WorldRecord, attack: AttackRecord | None, head: str) -> Panel:
+def _panel(record: Record, world: WorldRecord, attack: AttackRecord | None, head: str) -> Panel:
     if attack is None:
         return Panel(world, "", "none", MISSING, [], "No attack made an image in this world.")
-    caption, word = attack_name(attack), outcome_words(attack)[0]
+    outcome: str = attack.outcome
+    caption, word = f"attack: {attack_name(attack)}", outcome_words(attack)[0]
+    if attack.adversary == BASELINE:
+        # A control has no verdict of its own beside the world's.
+        caption, outcome, word = f"{attack_name(attack)} sees nothing; no attack made an image here", "none", "baseline"
     example = next((e for e in attack.examples if e.head_id == head), None)
     if example is None:
-        return Panel(world, caption, attack.outcome, word, [], "No image of this head is in the record.")
-    return Panel(world, caption, attack.outcome, word, _strips(example))
+        return Panel(world, caption, outcome, word, [], "No image of this head is in the record.")
+    return Panel(world, caption, outcome, word, _strips(example, record.dataset.get("classes")))
 
 
-def _strips(example: ExampleRecord) -> list[Strip]:
+def _strips(example: ExampleRecord, classes: Any) -> list[Strip]:
+    """Strips of one head's images; `classes` are the names of the classes, where the record lists them."""
     rows = [
         (("true", " private image"), "true private image", example.true),
-        (("rebuilt", " by the adversary"), "reconstruction of image", example.claimed),
-        (("average", " of the class"), "class average for image", example.class_average),
+        (("rebuilt", " by the adversary"), "reconstruction", example.claimed),
+        (("average", " of the class"), "class average", example.class_average),
     ]
     count = max(len(uris) for _, _, uris in rows)
     strips = []
@@ -223,11 +224,19 @@ def _strips(example: ExampleRecord) -> list[Strip]:
         for label, alt, uris in rows:
             part = uris[start : start + STRIP]
             pictures = [
-                Picture(_checked(uri), f"{alt} {start + i + 1} of {count}") for i, uri in enumerate(part)
+                Picture(_checked(uri), f"{alt} {_which(start + i, count, classes)}") for i, uri in enumerate(part)
             ]
             strip.append((label, pictures))
         strips.append(strip)
     return strips
+
+
+def _which(index: int, count: int, classes: Any) -> str:
+    """Images are ordered by class, so that an image's place tells its class."""
+    number = f"{index + 1} of {count}"
+    if not isinstance(classes, list) or not classes or count % len(classes):
+        return number
+    return f"{number}, class {classes[index * len(classes) // count]}"
 
 
 def _checked(uri: str) -> str:
@@ -244,9 +253,7 @@ def _plots(record: Record) -> list[tuple[str, Any]]:
             rows += [IntervalRow(f"world {printable(world.name)}"), *shown] if shown else []
         if any(row.result is not None for row in rows):
             title = statistic(name).label
-            plots.append(
-                (title, interval_svg(f"{title}: value and 95 % interval per world and adversary", rows))
-            )
+            plots.append((title, interval_svg(f"{title}: value and 95 % interval per world and adversary", rows)))
     return plots
 
 
@@ -293,11 +300,7 @@ def _size(count: float | None) -> str:
 
 
 def _each(count: float | None, cost: WorldCost) -> str:
-    return (
-        MISSING
-        if count is None
-        else f"{size_text(count)} per {'prediction' if cost.predictions else 'message'}"
-    )
+    return MISSING if count is None else f"{size_text(count)} per {'prediction' if cost.predictions else 'message'}"
 
 
 def _show(value: Any) -> str:

@@ -43,10 +43,10 @@ def render_table(record: Record, report: str = "") -> RenderableType:
     """The whole run as something that a rich console prints; laid out for 100 columns and more.
 
     Args:
-        report: where the HTML report lies, for the last line; "" names the file only.
+        report: where the HTML report lies, for the last line; "" leaves that line out.
     """
     parts: list[RenderableType] = [_header(record)]
-    if record.status == "error":
+    if record.status != "ok":
         parts.append(Text(error_sentence(record), style="bold magenta"))
     if record.threat_model:
         parts += [Text(), _threat(record)]
@@ -54,13 +54,12 @@ def render_table(record: Record, report: str = "") -> RenderableType:
         parts += [_heading("What each adversary learned"), _attacks(record)]
         parts += [_heading("What it costs"), _costs(record)]
         parts += [_heading("In words"), _words(record)]
-        parts += [
-            Padding(Text(sentence, style="dim"), (0, 0, 0, 2)) for sentence in control_sentences(record)
-        ]
-    elif record.status != "error":
+        parts += [Padding(Text(sentence), (0, 0, 0, 2)) for sentence in control_sentences(record)]
+    elif record.status == "ok":
         parts.append(Text("No world was run, so nothing was measured.", style="yellow"))
-    place = printable(report) or "report.html in the run's folder"
-    parts += [Text(), Text.assemble("Report: ", (place, "bold"), " (one file, opens offline in any browser)")]
+    if report:
+        where = Text.assemble("Report: ", (printable(report), "bold"), " (one file, opens offline in any browser)")
+        parts += [Text(), where]
     return Group(*parts)
 
 
@@ -71,9 +70,8 @@ def render_error(record: Record) -> str:
 
 def _header(record: Record) -> Text:
     question = "who can learn what about the private training images?"
-    name = Text(printable(record.scenario), style="bold")
     took = f" ({seconds_text(record.seconds)})" if record.seconds else ""
-    return name + Text.assemble(": ", question, (took, "dim"))
+    return Text.assemble((printable(record.scenario), "bold"), ": ", question, (took, "dim"))
 
 
 def _heading(text: str) -> RenderableType:
@@ -122,14 +120,10 @@ def _attacks(record: Record) -> Table:
         if world.status == "error" or not world.attacks:
             reason = printable(world.error) if world.status == "error" else "no attack was run"
             word, style = ("error: ", _STYLES["error"]) if world.status == "error" else ("", _STYLES["none"])
-            table.add_row(
-                printable(world.name), MISSING, Text(word + _short(reason), style=style), *[MISSING] * 3
-            )
+            table.add_row(printable(world.name), MISSING, Text(word + _short(reason), style=style), *[MISSING] * 3)
         for position, attack in enumerate(world.attacks):
             last = position == len(world.attacks) - 1
-            table.add_row(
-                printable(world.name) if position == 0 else "", *_attack_cells(attack), end_section=last
-            )
+            table.add_row(printable(world.name) if position == 0 else "", *_attack_cells(attack), end_section=last)
     return table
 
 
@@ -167,14 +161,12 @@ def _measured(attack: AttackRecord, name: str) -> Text:
     value = format_value(name, result.value)
     interval = f" {format_interval(result)}" if name != "mse" else ""
     words = statistic(name).baseline
-    return _two(
-        value + interval, f"{words} {format_value(name, result.chance)}" if result.chance is not None else ""
-    )
+    return _two(value + interval, f"{words} {format_value(name, result.chance)}" if result.chance is not None else "")
 
 
 def _costs(record: Record) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("World", max_width=9, overflow="fold", style="bold")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("World", min_width=9, max_width=14, overflow="fold", style="bold")
     table.add_column("Accuracy", no_wrap=True)
     for title in (
         "One head",
@@ -187,9 +179,7 @@ def _costs(record: Record) -> Table:
         table.add_column(title, justify="right", no_wrap=True)
     for world in record.worlds:
         cost = world_cost(world)
-        sizes = [
-            MISSING if item is None else size_text(item) for item in (cost.head, cost.request, cost.reply)
-        ]
+        sizes = [MISSING if item is None else size_text(item) for item in (cost.head, cost.request, cost.reply)]
         table.add_row(
             printable(world.name), _accuracy(world), *sizes,
             f"{cost.messages:,}", size_text(cost.total_bytes), f"{world.seconds:.1f}",
@@ -210,5 +200,5 @@ def _words(record: Record) -> RenderableType:
 
 def _verdict_line(verdict: Verdict) -> RenderableType:
     mark = {"leaked": "LEAKED: ", "not-leaked": "not leaked: "}.get(verdict.state, "")
-    line = Text(mark, style=_STYLES[verdict.state]) + Text(verdict.sentence)
+    line = Text.assemble((mark, _STYLES[verdict.state]), verdict.sentence)
     return Padding(line, (0, 0, 0, 2))

@@ -7,6 +7,7 @@ from typing import Literal
 
 from rhe_parties.report.record import AttackRecord, Record, ResultRecord, WorldRecord
 from rhe_parties.report.wording import (
+    encrypted,
     find,
     format_interval,
     format_value,
@@ -25,6 +26,7 @@ __all__ = [
     "deciding_result",
     "error_sentence",
     "headline",
+    "is_twin",
     "verdicts",
 ]
 
@@ -46,7 +48,7 @@ State = Literal["leaked", "not-leaked", "blocked", "error", "none"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """One world in one sentence; `attack` and `result` are what it rests on, None where nothing was measured."""
+    """One world in one sentence; `attack` and `result` are what it rests on, None without a number."""
 
     world: WorldRecord
     state: State
@@ -60,7 +62,7 @@ def _above_chance(result: ResultRecord) -> bool:
 
 
 def deciding_result(attack: AttackRecord) -> ResultRecord | None:
-    """The statistic to show for an attack: the first preferred one above chance, else the first there is."""
+    """The statistic to show for an attack: the first preferred one above chance, else the first."""
     known = [r for name in _PREFERRED if (r := find(attack.results, name)) is not None]
     rest = [r for r in attack.results if r.statistic not in _PREFERRED and find([r], r.statistic)]
     above = [r for r in known if _above_chance(r)] if attack.outcome == "leaked" else []
@@ -94,9 +96,7 @@ def verdicts(record: Record) -> list[Verdict]:
     who = f"the adversary at the {seat}" if seat else "the adversary"
     found: list[Verdict] = []
     for world in record.worlds:
-        shown_before = any(
-            v.result is not None and v.result.statistic == "identification_rate" for v in found
-        )
+        shown_before = any(v.result is not None and v.result.statistic == "identification_rate" for v in found)
         found.append(_verdict(record, world, lead, who, shown_before))
     return found
 
@@ -104,9 +104,7 @@ def verdicts(record: Record) -> list[Verdict]:
 def _verdict(record: Record, world: WorldRecord, lead: str | None, who: str, brief: bool) -> Verdict:
     start = world_phrase(world)
     if world.status == "error":
-        return Verdict(
-            world, "error", f"{start} nothing is known: the run broke off ({printable(world.error)})."
-        )
+        return Verdict(world, "error", f"{start} nothing is known: the run broke off ({printable(world.error)}).")
     measured = [a for a in world.attacks if a.outcome in MEASURED and a.adversary != BASELINE]
     if not measured:
         return _unmeasured(world, start)
@@ -128,14 +126,15 @@ def headline(found: list[Verdict]) -> str:
     said = []
     leaks = [verdict for verdict in found if verdict.state == "leaked"]
     if leaks:
-        said.append(f"{_spoils(leaks)} leaked {_places(leaks)}")
+        said.append(f"{_spoils(leaks)} leaked {_places(leaks, len(found))}")
     for state, words in (
         ("not-leaked", "no attack did better than chance"),
         ("blocked", "no attack could start"),
     ):
         worlds = [verdict for verdict in found if verdict.state == state]
         if worlds:
-            said.append(f"{_places(worlds)} {words}" if leaks else f"{words} {_places(worlds)}")
+            places = _places(worlds, len(found))
+            said.append(f"{places} {words}" if leaks else f"{words} {places}")
     text = "; ".join(said) or "this run measured no attack"
     return f"{text[0].upper()}{text[1:]}."
 
@@ -147,7 +146,10 @@ def _spoils(leaks: list[Verdict]) -> str:
     return "The head's weights" if statistics == {"head_cosine"} else "Something of the private side"
 
 
-def _places(found: list[Verdict]) -> str:
+def _places(found: list[Verdict], total: int) -> str:
+    """Where, in words; counted where naming the worlds would be longer than the message."""
+    if len(found) > 2:
+        return f"in {len(found)} of {total} worlds"
     phrases = [world_phrase(verdict.world) for verdict in found]
     parts = [phrase[0].lower() + phrase[1:] for phrase in phrases]
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
@@ -163,6 +165,8 @@ def _unmeasured(world: WorldRecord, start: str) -> Verdict:
             "error",
             f"{start} nothing is known: {broken[0].adversary} failed ({outcome_words(broken[0])[1]}).",
         )
+    if is_twin(world):
+        return Verdict(world, "none", f"{start} nothing is hidden; no attack of this run reads its integers.")
     if blocked:
         missing = printable(", ".join(sorted({item for attack in blocked for item in attack.missing})))
         return Verdict(
@@ -172,6 +176,11 @@ def _unmeasured(world: WorldRecord, start: str) -> Verdict:
         )
     alone = ", only the baseline that sees nothing" if world.attacks else ""
     return Verdict(world, "none", f"{start} no attack was run{alone}.")
+
+
+def is_twin(world: WorldRecord) -> bool:
+    """Whether the world runs the messages of RHE without its encryption, for comparison."""
+    return world.defence == "rhe" and not encrypted(world)
 
 
 def _same_attack(attack: AttackRecord, lead: str | None) -> str:
@@ -201,6 +210,10 @@ def _deed(result: ResultRecord | None, record: Record, brief: bool) -> str:
 
 
 def _candidates(result: ResultRecord, record: Record) -> str:
+    counted = record.dataset.get("candidates_per_class")
+    if isinstance(counted, list) and counted and all(isinstance(n, int) for n in counted):
+        low, high = min(counted), max(counted)
+        return f"each among {low:,}{f' to {high:,}' if high > low else ''} candidates, "
     per_class = record.parameters.get("images_per_class", 1)
     if not result.chance or not isinstance(per_class, int):
         return ""
@@ -214,9 +227,7 @@ def _against(result: ResultRecord | None) -> str:
     if _above_chance(result):
         return f", against a chance of {chance}"
     return (
-        f", no better than chance ({chance})"
-        if result.statistic == "identification_rate"
-        else ", no better than that"
+        f", no better than chance ({chance})" if result.statistic == "identification_rate" else ", no better than that"
     )
 
 
@@ -229,20 +240,18 @@ def control_sentences(record: Record) -> list[str]:
             leaked.setdefault(attack.adversary, world.name)
     sentences = []
     if leaked:
-        names = ", ".join(
-            f"{printable(name)} (in world {printable(world)})" for name, world in leaked.items()
-        )
-        sentences.append(
-            f"Positive control: {names} succeeded, so the same attack failing elsewhere is evidence."
-        )
+        names = ", ".join(f"{printable(name)} (in world {printable(world)})" for name, world in leaked.items())
+        sentences.append(f"Positive control: {names} succeeded, so the same attack failing elsewhere is evidence.")
     elif attacks:
-        sentences.append(
-            "No positive control: no attack succeeded in any world, so a failure here proves nothing."
-        )
+        sentences.append("No positive control: no attack succeeded in any world, so a failure here proves nothing.")
     failed = {a.adversary for _, a in attacks if a.outcome == "not-leaked" and a.adversary != BASELINE}
     if leaked and failed - set(leaked):
         names = ", ".join(map(printable, sorted(failed - set(leaked))))
         sentences.append(f"Without positive control in this run, so no evidence: {names}.")
+    twins = [world.name for world in record.worlds if is_twin(world)]
+    if twins:
+        names = ", ".join(map(printable, twins))
+        sentences.append(f"{names}: the twin without encryption, for comparing decisions; it protects nothing.")
     sentences += _prior_sentence(attacks)
     if attacks:
         sentences.append(
@@ -264,10 +273,12 @@ def _prior_sentence(attacks: list[tuple[WorldRecord, AttackRecord]]) -> list[str
 
 
 def error_sentence(record: Record) -> str:
-    """One line for a run that failed: why, and what is kept."""
+    """One line for a run that failed or never ended: why, and what is kept."""
     messages = record.transcript_messages or sum(m.count for world in record.worlds for m in world.messages)
     reason = printable(record.error) or "no reason was recorded"
     done = sum(world.status == "ok" for world in record.worlds)
     worlds, crossed = "world" if done == 1 else "worlds", "message" if messages == 1 else "messages"
     kept = f"{done} finished {worlds} and {messages:,} {crossed} kept"
+    if record.status == "started":
+        return f"{printable(record.scenario)}: the run had not ended when this record was written ({kept})"
     return f"{printable(record.scenario)}: the run failed: {reason} ({kept})"

@@ -93,9 +93,7 @@ STATISTICS: dict[str, Statistic] = {
         "Share of decisions in which the adversary's copy agrees with the head.",
     ),
     "queries": Statistic("queries used", "count", "Images whose decision the adversary asked for."),
-    "accuracy": Statistic(
-        "accuracy", "percent", "Share of correct decisions on images that no head was trained on."
-    ),
+    "accuracy": Statistic("accuracy", "percent", "Share of correct decisions on images that no head was trained on."),
     "float_agreement": Statistic(
         "decides as the float head",
         "percent",
@@ -206,11 +204,14 @@ def outcome_words(attack: AttackRecord) -> tuple[str, str]:
 
 
 def encrypted(world: WorldRecord) -> bool:
-    """Whether heads reached the host encrypted in this world: by its messages or, without any, its scheme."""
+    """Whether heads reached the host encrypted in this world: by its messages or, without any, its defence."""
+    if world.scheme == "plain":
+        # The integer twin travels in the same messages and hides nothing.
+        return False
     kinds = {message.kind for message in world.messages}
     if kinds & {"plain_head", "encrypted_head"}:
         return "encrypted_head" in kinds
-    return world.scheme not in ("", "plain")
+    return world.defence == "rhe" or world.scheme != ""
 
 
 _KINDS = {
@@ -235,6 +236,8 @@ _KINDS = {
 
 def kind_words(message: MessageRecord, world: WorldRecord) -> str:
     """What a message is, in plain words."""
+    if message.kind == "encrypted_head" and not encrypted(world):
+        return "trained head, integers in clear"
     if message.kind == "classify_response":
         return "logits, encrypted" if encrypted(world) else "logits, in clear"
     return _KINDS.get(message.kind) or printable(message.kind.replace("_", " "))
@@ -243,6 +246,8 @@ def kind_words(message: MessageRecord, world: WorldRecord) -> str:
 def world_phrase(world: WorldRecord) -> str:
     """How a sentence about this world begins."""
     phrase = {"none": "Without protection", "rhe": "With the encrypted head"}.get(world.defence)
+    if world.defence == "rhe" and not encrypted(world):
+        phrase = "With the unencrypted twin"
     phrase = phrase or f"With {printable(world.defence)}"
     return phrase if world.name == world.defence else f"{phrase} ({printable(world.name)})"
 

@@ -18,14 +18,16 @@ class LocalTransport(Transport):
     def __init__(self) -> None:
         self._parties: dict[str, Party] = {}
 
-    def seat(self, party: str, setup: bytes, timeout_seconds: float) -> None:  # noqa: ARG002
+    def seat(self, party: str, setup: bytes, timeout_seconds: float) -> None:
         """See `Transport.seat`."""
+        del timeout_seconds
         self._parties[party] = build_party(setup)
 
     def deliver(
         self, party: str, data: bytes, timeout_seconds: float, progress: ProgressCallback | None = None
     ) -> list[bytes]:
         """See `Transport.deliver`."""
+        del timeout_seconds
         seated = self._parties.get(party)
         if seated is None:
             raise TransportError(party, f"no party {party!r} is seated (seated: {', '.join(self._parties) or 'none'})")
