@@ -35,11 +35,7 @@ def digits() -> Dataset:
 
 def _synthetic(counts: list[int], tests: int = 0) -> Dataset:
     labels = np.concatenate([np.full(n + tests, k) for k, n in enumerate(counts)]).astype(np.int64)
-    images = (
-        np.arange(len(labels), dtype=np.int64)[:, None, None, None]
-        // np.array([256, 1])[None, None, None]
-        % 256
-    )
+    images = np.arange(len(labels), dtype=np.int64)[:, None, None, None] // np.array([256, 1])[None, None, None] % 256
     official = np.concatenate([np.arange(n + tests) >= n for n in counts]) if tests else None
     return Dataset("made-up", images.astype(np.uint8), labels, tuple(map(str, range(len(counts)))), official)
 

@@ -20,18 +20,14 @@ RECIPE = Recipe.paper("strokenet", 1)
 HEAVY = Recipe(0.05, 1e-2, 0.02, 12)
 
 
-def _problem(
-    heads: int, shots: int, width: int, classes: int = 10, seed: int = 0
-) -> tuple[FloatArray, IntArray]:
+def _problem(heads: int, shots: int, width: int, classes: int = 10, seed: int = 0) -> tuple[FloatArray, IntArray]:
     generator = np.random.default_rng(seed)
     labels = np.tile(np.repeat(np.arange(classes), shots), (heads, 1))
     features = np.abs(generator.normal(size=(heads, classes * shots, width))).astype(np.float32)
     return features, labels
 
 
-def _reference(
-    features: FloatArray, labels: IntArray, start: FloatArray, recipe: Recipe
-) -> tuple[torch.Tensor, ...]:
+def _reference(features: FloatArray, labels: IntArray, start: FloatArray, recipe: Recipe) -> tuple[torch.Tensor, ...]:
     layer = torch.nn.Linear(features.shape[1], start.shape[0]).double()
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(start))
@@ -182,9 +178,7 @@ def test_divergence_is_an_error() -> None:
         train_heads(features, labels, 10, Recipe(1e30, 1.0, 0.1, 500), [0])
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"learning_rate": 0.0}, {"weight_decay": -1.0}, {"init_std": np.nan}, {"epochs": 0}]
-)
+@pytest.mark.parametrize("wrong", [{"learning_rate": 0.0}, {"weight_decay": -1.0}, {"init_std": np.nan}, {"epochs": 0}])
 def test_recipe_refuses_nonsense(wrong: dict[str, float]) -> None:
     with pytest.raises(ParameterError, match=f"recipe: {next(iter(wrong))}"):
         replace(RECIPE, **wrong)

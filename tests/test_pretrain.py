@@ -52,6 +52,8 @@ def test_training_improves_repeats_and_loads(tmp_path: Path) -> None:
     assert not torch.equal(first.state["dense.0.weight"], other.state["dense.0.weight"])
     path = tmp_path / "new" / "net.safetensors"
     save_pretrained(first, path)
+    save_pretrained(again, tmp_path / "again.safetensors")
+    assert path.read_bytes() == (tmp_path / "again.safetensors").read_bytes()
     backbone = load_backbone("strokenet", path)
     assert backbone.metadata["seed"] == "3"
     assert backbone.metadata["steps"] == "9"
@@ -68,6 +70,4 @@ def test_bad_calls(tmp_path: Path) -> None:
         pretrain_strokenet(0, 0)
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(DataError, match="cannot write weights"):
-        save_pretrained(
-            pretrain_strokenet(0, 1, calibration_images=256), tmp_path / "file" / "net.safetensors"
-        )
+        save_pretrained(pretrain_strokenet(0, 1, calibration_images=256), tmp_path / "file" / "net.safetensors")

@@ -76,8 +76,8 @@ def test_span_identity_holds_for_real_training(per_class: int, decay: float) -> 
         optimiser.step()
     a, shrink = dual_coefficients(features @ features.mT, labels, features @ start.mT, recipe)
     rebuilt = shrink * start + a.mT @ features
-    assert float((rebuilt - weight).abs().max()) < 1e-9
-    assert float((a.sum(1) - bias).abs().max()) < 1e-9
+    assert float((rebuilt - weight).detach().abs().max()) < 1e-9
+    assert float((a.sum(1) - bias).detach().abs().max()) < 1e-9
     assert float(a.sum(2).abs().max()) < 1e-12
     trained, biases = train_heads(x, labels.expand(3, -1).numpy(), K, recipe, [4, 5, 6])
     assert np.abs(rebuilt.detach().numpy() - trained).max() < 1e-4 * np.abs(trained).max()

@@ -48,12 +48,8 @@ class Dataset:
     def __post_init__(self) -> None:
         count = len(self.images)
         if self.images.dtype != np.uint8 or self.images.ndim != 4 or count == 0:
-            raise DataError(
-                f"dataset {self.name}: images must be uint8 [n, C, H, W], n > 0, not {self.images.shape}"
-            )
-        if self.labels.shape != (count,) or (
-            self.official_test is not None and self.official_test.shape != (count,)
-        ):
+            raise DataError(f"dataset {self.name}: images must be uint8 [n, C, H, W], n > 0, not {self.images.shape}")
+        if self.labels.shape != (count,) or (self.official_test is not None and self.official_test.shape != (count,)):
             raise DataError(f"dataset {self.name}: {count} images, but labels of shape {self.labels.shape}")
         if self.labels.min() < 0 or self.labels.max() >= len(self.class_names):
             raise DataError(f"dataset {self.name}: labels must lie in 0..{len(self.class_names) - 1}")
@@ -84,16 +80,12 @@ def resize(images: UInt8Array, size: int) -> UInt8Array:
     parts = []
     for start in range(0, len(images), 4096):
         block = torch.from_numpy(images[start : start + 4096]).float()
-        block = F.interpolate(
-            block, size=(size, size), mode="bilinear", align_corners=False, antialias=shrink
-        )
+        block = F.interpolate(block, size=(size, size), mode="bilinear", align_corners=False, antialias=shrink)
         parts.append(block.round_().clamp_(0, 255).to(torch.uint8).numpy())
     return np.concatenate(parts)
 
 
-def load_dataset(
-    name: str, root: Path | None = None, image_size: int = 32, *, download: bool = False
-) -> Dataset:
+def load_dataset(name: str, root: Path | None = None, image_size: int = 32, *, download: bool = False) -> Dataset:
     """Load a dataset.
 
     Args:
@@ -166,9 +158,7 @@ _LOADERS: dict[str, Callable[[Path, int, bool], Dataset]] = {
 }
 
 
-def _with_test(
-    name: str, images: UInt8Array, labels: Any, class_names: tuple[str, ...], tests: int
-) -> Dataset:
+def _with_test(name: str, images: UInt8Array, labels: Any, class_names: tuple[str, ...], tests: int) -> Dataset:
     """A dataset whose last `tests` images are the official test part."""
     official = np.arange(len(images)) >= len(images) - tests
     return Dataset(name, images, np.asarray(labels, np.int64), class_names, official)

@@ -13,15 +13,11 @@ from rhe_parties.types import IntArray, UInt8Array
 
 __all__ = ["IMAGE_SUFFIXES", "read_folder"]
 
-IMAGE_SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
-)
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 _GRAY_MODES = frozenset({"1", "L", "I", "I;16", "F"})
 
 
-def read_folder(
-    folder: Path, size: int
-) -> tuple[UInt8Array, IntArray, tuple[str, ...], npt.NDArray[np.bool_] | None]:
+def read_folder(folder: Path, size: int) -> tuple[UInt8Array, IntArray, tuple[str, ...], npt.NDArray[np.bool_] | None]:
     """Read images of a folder tree.
 
     Args:
@@ -36,9 +32,7 @@ def read_folder(
         DataError: no such folder, no class folders, a class without images, an unreadable image.
     """
     if not folder.is_dir():
-        raise DataError(
-            f"imagefolder: {folder} is no folder; give one that holds a folder of images per class"
-        )
+        raise DataError(f"imagefolder: {folder} is no folder; give one that holds a folder of images per class")
     top = [path.name for path in _subfolders(folder)]
     halves = [folder / "train", folder / "test"] if top == ["test", "train"] else [folder]
     names = [path.name for path in _subfolders(halves[0])]
@@ -66,9 +60,7 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def _images(folder: Path) -> list[Path]:
-    found = sorted(
-        p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")
-    )
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
     if not found:
         kinds = ", ".join(sorted(IMAGE_SUFFIXES))
         raise DataError(f"imagefolder: class folder {folder} holds no image ({kinds})")

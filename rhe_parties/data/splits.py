@@ -65,14 +65,10 @@ def split_dataset(dataset: Dataset, seed: int) -> Splits:
         private.append(own)
         evaluation.append(pool[:held])
         auxiliary.append(pool[held:])
-    return Splits(
-        *(np.sort(np.concatenate(part)).astype(np.int64) for part in (private, auxiliary, evaluation))
-    )
+    return Splits(*(np.sort(np.concatenate(part)).astype(np.int64) for part in (private, auxiliary, evaluation)))
 
 
-def victim_sets(
-    labels: IntArray, private: IntArray, images_per_class: int, victims: int | None, seed: int
-) -> IntArray:
+def victim_sets(labels: IntArray, private: IntArray, images_per_class: int, victims: int | None, seed: int) -> IntArray:
     """Disjoint balanced training sets, one per victim head.
 
     The private part is permuted by the seed and cut class by class into consecutive blocks (as the authors of
@@ -108,8 +104,7 @@ def victim_sets(
         )
     if victims is not None and not 1 <= victims <= possible:
         raise ParameterError(
-            f"victims = {victims} is not allowed: 1 to {possible} are possible "
-            f"with {images_per_class} images per class"
+            f"victims = {victims} is not allowed: 1 to {possible} are possible with {images_per_class} images per class"
         )
     count = possible if victims is None else victims
     blocks = [pool[: count * images_per_class].reshape(count, images_per_class) for pool in pools]

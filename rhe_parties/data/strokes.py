@@ -99,9 +99,7 @@ def draw_characters(count: int, generator: torch.Generator) -> Tensor:
             onward = previous[:, 3] + stretch[:, s, None] * (previous[:, 3] - previous[:, 2])
             follow = (joined[:, s] & smooth[:, s])[:, None]
             control[:, s, 1] = torch.where(follow, onward, control[:, s, 1])
-        line = control[:, s, :1] + torch.tensor([1 / 3, 2 / 3])[:, None] * (
-            control[:, s, 3:] - control[:, s, :1]
-        )
+        line = control[:, s, :1] + torch.tensor([1 / 3, 2 / 3])[:, None] * (control[:, s, 3:] - control[:, s, :1])
         control[:, s, 1:3] = torch.where(straight[:, s, None, None], line, control[:, s, 1:3])
     used = 1 + (strokes > 0.3).long() + (strokes > 0.65).long()
     spare = torch.arange(MAX_STROKES)[None, :] >= used[:, None]
@@ -156,9 +154,7 @@ def draw_samples(
     return _coarsen(ink, coarse, generator) * 2 - 1
 
 
-def draw_images(
-    count: int, generator: torch.Generator, style: StrokeStyle = DEFAULT_STYLE, size: int = 32
-) -> Tensor:
+def draw_images(count: int, generator: torch.Generator, style: StrokeStyle = DEFAULT_STYLE, size: int = 32) -> Tensor:
     """`count` samples of as many different characters: float32 [count, 1, size, size] in [-1, 1]."""
     return draw_samples(draw_characters(count, generator), 1, generator, style, size)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Mapping
 from importlib import resources
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from rhe_parties.data.datasets import to_unit
 from rhe_parties.errors import DataError, NumericError, ParameterError, unknown_name
-from rhe_parties.model.pretrain import calibrate
+from rhe_parties.model.pretrain import METADATA_KEY, calibrate
 from rhe_parties.model.strokenet import FEATURES, IMAGE_SIZE, StrokeNet
 from rhe_parties.model.torchvision_nets import build_torchvision, torchvision_names
 from rhe_parties.rng import torch_stream
@@ -79,9 +80,7 @@ class Backbone:
             NumericError: not four axes, or neither 1 nor 3 channels.
         """
         if images.ndim != 4 or images.shape[1] not in (1, 3):
-            raise NumericError(
-                f"backbone {self.name} takes images [B, 1 or 3, H, W], got {tuple(images.shape)}"
-            )
+            raise NumericError(f"backbone {self.name} takes images [B, 1 or 3, H, W], got {tuple(images.shape)}")
         if images.shape[1] == 3 and self.channels == 1:
             luma = torch.tensor(_LUMA, dtype=images.dtype, device=images.device).view(1, 3, 1, 1)
             images = (images * luma).sum(1, keepdim=True)
@@ -182,11 +181,7 @@ def load_backbone(name: str, weights: Path | str | None = None, device: str = "c
     if file is not None and not file.is_file():
         raise DataError(f"weights of backbone {name}: there is no file {file}")
     if name == "strokenet":
-        return (
-            _load_strokenet(file or shipped_weights(), device)
-            if seed is None
-            else _random_strokenet(seed, device)
-        )
+        return _load_strokenet(file or shipped_weights(), device) if seed is None else _random_strokenet(seed, device)
     if name not in torchvision_names():
         raise unknown_name("backbone", name, ["strokenet", *torchvision_names()])
     net = build_torchvision(name, file, seed)
@@ -232,12 +227,12 @@ def _random_strokenet(seed: int, device: str) -> Backbone:
 def _load_strokenet(path: Path, device: str) -> Backbone:
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
+            metadata: dict[str, str] = json.loads((file.metadata() or {})[METADATA_KEY])
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
         gain, bound = float(metadata["gain"]), float(metadata["feature_bound"])
         net = StrokeNet()
         net.load_state_dict(state)
-    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         text = str(error).splitlines()[0]
         raise DataError(
             f"{path} holds no strokenet weights ({text}); make them with: rhe pretrain strokenet"
@@ -256,7 +251,5 @@ def backbone_catalogue() -> list[tuple[str, int | None, str]]:
         ("resnet18", 512, "torchvision, ImageNet weights"),
     ]
     named = {name for name, _, _ in known}
-    rest = [
-        (name, None, "torchvision, ImageNet weights") for name in torchvision_names() if name not in named
-    ]
+    rest = [(name, None, "torchvision, ImageNet weights") for name in torchvision_names() if name not in named]
     return [*known, *rest]

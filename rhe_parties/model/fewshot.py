@@ -60,9 +60,7 @@ def fewshot_table(
 ) -> list[FewShotAccuracy]:
     """`fewshot_accuracy` at several sizes, with one pass of the backbone."""
     if draws < 2 or min(images_per_class) < 1:
-        raise ParameterError(
-            f"few-shot accuracy takes at least 2 draws and 1 image per class, got {draws} draws"
-        )
+        raise ParameterError(f"few-shot accuracy takes at least 2 draws and 1 image per class, got {draws} draws")
     splits = split_dataset(dataset, seed)
     pool, held = splits.private, splits.evaluation
     features = backbone.extract(dataset.images[np.concatenate([pool, held])])
@@ -71,15 +69,11 @@ def fewshot_table(
     members = [np.flatnonzero(labels == label) for label in range(dataset.classes)]
     if min(map(len, members)) < max(images_per_class):
         scarce = min(range(dataset.classes), key=lambda label: len(members[label]))
-        raise DataError(
-            f"class {scarce} has {len(members[scarce])} private images, fewer than {max(images_per_class)}"
-        )
+        raise DataError(f"class {scarce} has {len(members[scarce])} private images, fewer than {max(images_per_class)}")
     results = []
     for shots in images_per_class:
         generator = numpy_stream(seed, "fewshot-draws", shots)
-        picks = [
-            np.concatenate([generator.choice(m, shots, replace=False) for m in members]) for _ in range(draws)
-        ]
+        picks = [np.concatenate([generator.choice(m, shots, replace=False) for m in members]) for _ in range(draws)]
         chosen = np.stack(picks)
         seeds = [stream_seed(seed, "fewshot-heads", shots, draw) for draw in range(draws)]
         recipe = Recipe.paper(backbone.name, shots)

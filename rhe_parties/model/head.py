@@ -42,9 +42,7 @@ class Recipe:
             ("epochs", self.epochs, self.epochs >= 1),
         ):
             if not (allowed and np.isfinite(value)):
-                raise ParameterError(
-                    f"recipe: {name} = {value} is not allowed (at least 0; rate and epochs above)"
-                )
+                raise ParameterError(f"recipe: {name} = {value} is not allowed (at least 0; rate and epochs above)")
 
     @classmethod
     def paper(cls, backbone_name: str, images_per_class: int) -> Recipe:
@@ -217,9 +215,7 @@ def _check(features: FloatArray, labels: IntArray, classes: int, seeds: int) -> 
         raise NumericError(f"features of head {head} hold NaN or infinity")
     alike = (features == features[:, :1]).all(axis=(1, 2))
     if alike.any():
-        raise NumericError(
-            f"features of head {int(alike.argmax())} are the same for every image: nothing to learn"
-        )
+        raise NumericError(f"features of head {int(alike.argmax())} are the same for every image: nothing to learn")
     if labels.min() < 0 or labels.max() >= classes:
         worst = int(labels.min() if labels.min() < 0 else labels.max())
         raise DataError(f"label {worst} is out of range: {classes} classes are numbered 0 to {classes - 1}")

@@ -8,6 +8,7 @@ path.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,7 @@ __all__ = [
     "DEFAULT_SEED",
     "DEFAULT_STEPS",
     "FEATURE_NORM",
+    "METADATA_KEY",
     "Pretrained",
     "Progress",
     "calibrate",
@@ -42,6 +44,9 @@ DEFAULT_SEED = 0
 DEFAULT_STEPS = 10_000
 FEATURE_NORM = 12.6
 """Mean norm that the published gain gives features of procedural handwriting; the paper's recipe fits it."""
+
+METADATA_KEY = "rhe_parties"
+"""Name of the file's metadata entry, a JSON object of strings."""
 
 VERSION = "1"
 _CLASSES, _SAMPLES, _TEMPERATURE = 40, 4, 12.0
@@ -62,15 +67,13 @@ class Progress:
 
 @dataclass(frozen=True)
 class Pretrained:
-    """Weights by name and the metadata (all strings) that goes into the safetensors file."""
+    """Weights by name and the metadata (all strings) that go into the safetensors file."""
 
     state: Mapping[str, Tensor]
     metadata: Mapping[str, str]
 
 
-def prototype_loss(
-    features: Tensor, classes: int, temperature: float = _TEMPERATURE
-) -> tuple[Tensor, Tensor]:
+def prototype_loss(features: Tensor, classes: int, temperature: float = _TEMPERATURE) -> tuple[Tensor, Tensor]:
     """Leave-one-out prototypical loss.
 
     Args:
@@ -212,13 +215,15 @@ def calibrate(net: StrokeNet, seed: int, images: int = CALIBRATION_IMAGES) -> tu
 
 
 def save_pretrained(result: Pretrained, path: Path) -> None:
-    """Write weights and metadata as safetensors.
+    """Write weights and metadata as safetensors; the same result gives the same bytes.
 
     Raises:
         DataError: the folder cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(dict(result.state), path, metadata=dict(result.metadata))
+        # One entry, because safetensors writes several in a random order.
+        note = json.dumps(dict(result.metadata), sort_keys=True)
+        save_file(dict(result.state), path, metadata={METADATA_KEY: note})
     except OSError as error:
         raise DataError(f"cannot write weights to {path}: {error}") from error

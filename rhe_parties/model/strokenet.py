@@ -28,17 +28,13 @@ class StrokeNet(nn.Module):
             if index in (1, 5, 7):
                 layers.append(nn.MaxPool2d(2))
         self.stages = nn.Sequential(*layers)
-        self.dense = nn.Sequential(
-            nn.Linear(512, FEATURES), nn.ReLU(), nn.Linear(FEATURES, FEATURES), nn.ReLU()
-        )
+        self.dense = nn.Sequential(nn.Linear(512, FEATURES), nn.ReLU(), nn.Linear(FEATURES, FEATURES), nn.ReLU())
 
     def initialise(self, generator: torch.Generator) -> None:
         """Draw Kaiming-normal weights and zero the biases; the generator alone decides the result."""
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(
-                    layer.weight, mode="fan_out", nonlinearity="relu", generator=generator
-                )
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu", generator=generator)
             elif isinstance(layer, nn.Linear):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu", generator=generator)
             if isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is not None:

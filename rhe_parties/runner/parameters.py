@@ -28,7 +28,12 @@ def _split(value: Any) -> Any:
 
 
 def _json(value: Any) -> Any:
-    return json.loads(value) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it must be JSON ({error})") from error
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
@@ -136,8 +141,6 @@ def resolve_parameters(*layers: Mapping[str, Any]) -> Parameters:
         parameters = Parameters(**merged, options=options)
     except ValidationError as error:
         raise _refused(error) from error
-    except json.JSONDecodeError as error:
-        raise ParameterError(f"parameter resources must be JSON: {error}") from error
     _check_names(parameters)
     return parameters
 

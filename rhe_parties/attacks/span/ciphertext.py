@@ -1,13 +1,13 @@
 """Can a head be read from the bytes of its encryption? A regressor trained on shadow heads, with its measured skill.
 
 From the numbers parsed out of (cipher)text bytes the head is predicted by the better of two estimators: every head
-coordinate from the one number that goes with it best, or kernel ridge regression on all numbers at once. Half of the shadows
-never train it; on them its skill R² = 1 - error / variance is measured, and `predict` returns
+coordinate from the one number that goes with it best, or kernel ridge regression on all numbers at once. Half of the
+shadows never train it; on them its skill R² = 1 - error / variance is measured, and `predict` returns
 
     mean + max(0, R²) · (prediction - mean),
 
-the linear Bayes estimate by measured skill: without skill the estimate *is* the prior mean, whatever the regressor says.
-Run on readable numbers the same code must recover heads; that is its positive control.
+the linear Bayes estimate by measured skill: without skill the estimate *is* the prior mean, whatever the regressor
+says. Run on readable numbers the same code must recover heads; that is its positive control.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class HeadRegressor:
 def fit_head_regressor(numeric: AnyArray, heads: FloatArray, seed: int, held_out: float = 0.5) -> HeadRegressor:
     """Train on shadow heads and measure the skill on shadows kept apart.
 
-    The method and the ridge are chosen on a third part of the shadows, never on those that measure the skill.
+    The method and the ridge are chosen on a quarter of the other shadows, never on those that measure the skill.
 
     Args:
         numeric: numbers parsed from the shadows' bytes, [n, p]; p may be far above n.
@@ -137,7 +137,9 @@ def _best_matches(x: Float64Array, y: Float64Array) -> tuple[npt.NDArray[np.int6
 
 def _check(numeric: AnyArray, heads: FloatArray) -> None:
     if numeric.ndim != 2 or heads.ndim != 2 or len(numeric) != len(heads) or numeric.shape[1] == 0:
-        raise NumericError(f"head regressor takes numbers [n, p] and heads [n, q], got {numeric.shape} and {heads.shape}")
+        raise NumericError(
+            f"head regressor takes numbers [n, p] and heads [n, q], got {numeric.shape} and {heads.shape}"
+        )
     if len(heads) < 12:
         raise DataError(f"head regressor got {len(heads)} shadow heads: at least 12 are needed to train and to measure")
     if not np.isfinite(heads).all() or not np.isfinite(np.asarray(numeric, np.float64)).all():

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rhe_parties.attacks.span.principal import principal_directions
 from rhe_parties.errors import DataError, NumericError, ParameterError
 from rhe_parties.rng import torch_stream
 from rhe_parties.types import FloatArray
@@ -32,7 +33,10 @@ _AVERAGE = 0.998  # weight averaging per step
 
 @dataclass(frozen=True)
 class DecoderSize:
-    """Widths of the network: the dense trunk, the convolutional stages, and the rank of the linear part."""
+    """Widths of the network: the dense trunk, the convolutional stages (0: none), and the rank of the principal part.
+
+    Without the stages a step costs a fifth, and small images of few pixels' worth of detail lose nothing.
+    """
 
     hidden: int = 512
     channels: int = 32
@@ -41,6 +45,11 @@ class DecoderSize:
 
 class _Network(nn.Module):
     """Dense trunk; then the sum of a linear combination of principal images and a convolutional picture."""
+
+    shift: Tensor
+    scale: Tensor
+    mean_image: Tensor
+    principal: Tensor
 
     def __init__(self, features: int, shape: tuple[int, int, int], size: DecoderSize) -> None:
         super().__init__()
@@ -56,12 +65,13 @@ class _Network(nn.Module):
             nn.Linear(features, size.hidden), nn.SiLU(), nn.Linear(size.hidden, size.hidden), nn.SiLU()
         )
         self.to_rank = nn.Linear(size.hidden, size.rank)
-        self.to_grid = nn.Linear(size.hidden, math.prod(self.grid))
-        wide, narrow = size.channels, max(8, size.channels // 2)
-        self.stage1 = nn.Conv2d(wide, wide, 3, padding=1)
-        self.stage2 = nn.Conv2d(wide, narrow, 3, padding=1)
-        self.stage3 = nn.Conv2d(narrow + channels, narrow, 3, padding=1)
-        self.last = nn.Conv2d(narrow, channels, 3, padding=1)
+        if size.channels:
+            self.to_grid = nn.Linear(size.hidden, math.prod(self.grid))
+            wide, narrow = size.channels, max(8, size.channels // 2)
+            self.stage1 = nn.Conv2d(wide, wide, 3, padding=1)
+            self.stage2 = nn.Conv2d(wide, narrow, 3, padding=1)
+            self.stage3 = nn.Conv2d(narrow + channels, narrow, 3, padding=1)
+            self.last = nn.Conv2d(narrow, channels, 3, padding=1)
 
     def initialise(self, generator: torch.Generator) -> None:
         for name, layer in self.named_modules():
@@ -75,8 +85,10 @@ class _Network(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         x = (features - self.shift) * self.scale
         hidden = self.trunk(x)
-        coarse = self.mean_image + (self.skip(x) + self.to_rank(hidden)) @ self.principal
+        coarse: Tensor = self.mean_image + (self.skip(x) + self.to_rank(hidden)) @ self.principal
         coarse = coarse.view(-1, *self.shape)
+        if self.grid[0] == 0:
+            return coarse
         y = F.silu(self.stage1(F.silu(self.to_grid(hidden).view(-1, *self.grid))))
         y = F.interpolate(y, scale_factor=2.0, mode="nearest")
         y = F.interpolate(F.silu(self.stage2(y)), size=self.shape[1:], mode="nearest")
@@ -186,19 +198,16 @@ def train_decoder(
 def _calibrate(network: _Network, features: Tensor, images: Tensor, rank: int) -> None:
     """Standardise the inputs, and take the principal images from the training images themselves."""
     spread = features.std(dim=0)
-    network.get_buffer("shift").copy_(features.mean(dim=0))
+    network.shift.copy_(features.mean(dim=0))
     # A dead feature is constant here and must stay silent later.
-    network.get_buffer("scale").copy_(
+    network.scale.copy_(
         torch.where(spread > 1e-6 * spread.max(), 1 / spread.clamp_min(1e-12), 0.0)
     )
-    flat = images[:: max(1, len(images) // 4000)].flatten(1)
+    flat = images.flatten(1)
     mean = flat.mean(dim=0)
-    centred = flat - mean
-    values, vectors = torch.linalg.eigh((centred.mT @ centred / len(flat)).double())
-    rank = min(rank, len(values))
-    top = vectors[:, -rank:] * values[-rank:].clamp_min(0).sqrt()
-    network.get_buffer("mean_image").copy_(mean)
-    network.get_buffer("principal")[:rank].copy_(top.mT.float())
+    top = torch.from_numpy(principal_directions((flat - mean).numpy(), rank))
+    network.mean_image.copy_(mean)
+    network.principal[: len(top)].copy_(top)
 
 
 def _descend(
@@ -226,13 +235,13 @@ def _descend(
         error = network(torch.cat(inputs)) - torch.cat(targets)
         loss = 0.5 * (error.square().mean() + error.abs().mean())
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimiser.step()
         keep = min(_AVERAGE, (step + 1) / (step + 10))
         with torch.no_grad():
-            for name, value in network.state_dict().items():
+            for name, value in network.named_parameters():
                 average[name].lerp_(value, 1 - keep)
-        if progress is not None and step % 50 == 0:
+        if progress is not None and step % 25 == 0:
             progress(step / steps)
     return average
 

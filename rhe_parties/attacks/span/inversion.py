@@ -1,10 +1,10 @@
 """Training features from a trained head, without a single shadow head.
 
-Full-batch gradient descent on a linear softmax head stays in W = s·W_0 + AᵀX (methods 7a of the project's notes; the
-representer form of the span): X [N, D] are the training features, A [N, K] the dual coefficients, s the decay of
-the initial weights W_0 ~ N(0, init_std²). Given A and the Gaussian prior of X, everything is linear and Gaussian: per eigenvector of the
-prior's covariance (eigenvalue λ) and per eigenvector of AᵀA (eigenvalue g) the posterior mean of X is a closed-form
-shrinkage. A in turn follows from X by simulating the training, so the two steps alternate.
+Full-batch gradient descent on a linear softmax head stays in the span W = s·W_0 + AᵀX (representer theorem): X [N, D]
+are the training features, A [N, K] the dual coefficients, s the decay of the initial weights W_0 ~ N(0, init_std²).
+Given A and the Gaussian prior of X, everything is linear and Gaussian: per eigenvector of the prior's covariance
+(eigenvalue λ) and per eigenvector of AᵀA (eigenvalue g) the posterior mean of X is a closed-form shrinkage. A in turn
+follows from X by simulating the training, so the two steps alternate.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Inversion:
         features: posterior mean [V, N, D], float32: the estimate of least squared error.
         points: [V, N, D], float32: the peak of the likelihood (the posterior mean with the prior's pull taken out).
         whitener: [D, D], float32: |whitener (points - φ)| is the distance whose nearest candidate φ is the most likely
-            training image. It weighs every direction by the inversion's own error there, averaged over heads and images.
+            training image: it weighs every direction by the inversion's own error there (mean of heads and images).
         coefficients: dual coefficients A [V, N, K], float32.
         variance: error variance of `features` per eigenvector of the prior's covariance, float32 [D].
         noise_std: deviation of W - AᵀX per weight (decayed initial weights and the extra noise).
@@ -102,8 +102,8 @@ def invert_heads(
         prior: the adversary's prior of features.
         images_per_class: S.
         iterations: rounds of "simulate A, estimate X"; three already come within a per cent of the limit.
-        noise_variance: variance of independent errors of the given weights, beyond the initial weights' share. Leave it
-            at 0 for weights that are posterior means (`HeadRegressor.predict`): their error is already shrunk away.
+        noise_variance: variance of independent errors of the given weights, beyond the initial weights' share; for
+            predicted heads `HeadRegressor.error_variance`, which makes whitener and points fit a half-skilled one.
         device: torch device that does the work, in float64.
 
     Returns:
@@ -161,7 +161,7 @@ class _Solver:
         turned = torch.bmm(weight, self.basis.expand(heads, -1, -1))
         guess = self.means.expand(heads, -1, -1)
         first = torch.zeros((heads, len(self.labels), self.classes), dtype=weight.dtype, device=weight.device)
-        # The expected Gram matrix holds the guess's own uncertainty too; without it the simulated steps come out too long.
+        # The expected Gram matrix holds the guess's uncertainty too; without it the simulated steps come out too long.
         doubt = self.spread.sum() * torch.eye(len(self.labels), dtype=weight.dtype, device=weight.device)
         for _ in range(iterations):
             coefficients, _ = dual_coefficients(guess @ guess.mT + doubt, self.labels, first, self.recipe)
@@ -183,7 +183,7 @@ class _Solver:
         return torch.bmm(guess, back), torch.bmm(points, back), coefficients, variance
 
     def _estimate(self, turned: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Posterior mean of X minus class means [V, N, D]; 1/(λg + noise) [V, K, D]; A in AᵀA's eigenbasis [V, N, K]."""
+        """Posterior mean of X less class means [V, N, D]; 1/(λg + noise) [V, K, D]; A in AᵀA's eigenbasis [V, N, K]."""
         strength, vectors = torch.linalg.eigh(coefficients.mT @ coefficients)
         gain = coefficients @ vectors
         trust = 1 / (self.spread * strength.clamp_min(0)[..., None] + self.noise)

@@ -47,8 +47,8 @@ class SpanSettings:
 
     limit: int = 20_000
     copies: int = 8
-    shadow_heads: int = 600
-    decoder_steps: int = 450
+    shadow_heads: int = 800
+    decoder_steps: int = 700
     batch_size: int = 64
     size: DecoderSize = field(default_factory=lambda: DecoderSize(512, 8, 64))
     refine_steps: int = 40
@@ -57,7 +57,7 @@ class SpanSettings:
 
     @classmethod
     def for_images(cls, count: int) -> SpanSettings:
-        """Defaults for a number of auxiliary images: half a minute on two cores for a few hundred, minutes for thousands."""
+        """Defaults for a number of auxiliary images: half a minute on two cores for hundreds, minutes for thousands."""
         if count < 5000:
             return cls()
         return cls(copies=0, shadow_heads=4000, decoder_steps=2500, batch_size=96, size=DecoderSize(640, 16, 128))
@@ -83,7 +83,11 @@ class SpanAttack:
         )
 
     def picture(
-        self, backbone: Backbone, weight: FloatArray, inversion: Inversion, progress: Callable[[float], None] | None = None
+        self,
+        backbone: Backbone,
+        weight: FloatArray,
+        inversion: Inversion,
+        progress: Callable[[float], None] | None = None,
     ) -> FloatArray:
         """Decoded and refined images [V, N, C, H, W] in [-1, 1] of inverted heads."""
         decoded = _decode(self.decoder, inversion)

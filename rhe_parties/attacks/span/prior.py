@@ -29,9 +29,9 @@ class FeaturePrior:
         covariance: pooled within-class covariance after shrinkage, float64 [D, D].
         eigenvalues: its eigenvalues, ascending, floored at 1e-7 of the largest, float64 [D].
         eigenvectors: its orthonormal eigenvectors as columns, float64 [D, D].
-        whitener: float32 [D, D]; |whitener (a - b)| is the Mahalanobis distance with the covariance floored at 1 % of its
-            mean eigenvalue (recovered features err most, in relative terms, where the prior varies least). It knows
-            nothing of a head; the inversion's own whitener (`Inversion.whitener`) identifies far better.
+        whitener: float32 [D, D]; |whitener (a - b)| is the Mahalanobis distance, eigenvalues floored at 1 % of their
+            mean (recovered features err most, in relative terms, where the prior varies least). It knows nothing of a
+            head; the inversion's own whitener (`Inversion.whitener`) identifies far better.
     """
 
     means: Float64Array

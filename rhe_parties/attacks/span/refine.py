@@ -1,7 +1,7 @@
 """Make decoded images agree with the head: a few gradient steps through the public, differentiable backbone.
 
 Around the decoder's image x₀ the adversary searches x = x₀ + Σ_i u_i √(ρ λ_i) v_i, where (λ_i, v_i) are the principal
-directions of auxiliary images inside their class, and minimises
+directions of auxiliary images of the class, and minimises
 
     ½ |whitener (f(x) - point)|² + ½ |u|²       (one image per class: the likelihood of the image's own features)
     ½ |W - Aᵀ f(X)|² / noise² + ½ |u|²          (several: a head shows only sums over the images of a class)
@@ -20,37 +20,51 @@ import torch
 from torch import Tensor
 
 from rhe_parties.attacks.span.inversion import Inversion
+from rhe_parties.attacks.span.principal import principal_directions
 from rhe_parties.errors import DataError, NumericError, ParameterError
 from rhe_parties.model.backbone import Backbone
 from rhe_parties.types import FloatArray, IntArray
 
 __all__ = ["ImageBasis", "Refinement", "choose_refinement", "refine_images"]
 
-_SPREADS = (0.25, 1.0)
+_SPREADS = (0.2, 0.5)
+_OWN_SHARE = 0.7
 
 
 @dataclass(frozen=True, eq=False)
 class ImageBasis:
-    """Principal directions of images inside their class, scaled by their deviations: float32 [rank, C·H·W]."""
+    """Principal directions of the images of each class, scaled by their deviations: float32 [K, rank, C·H·W]."""
 
     directions: FloatArray
 
     @classmethod
-    def fit(cls, images: FloatArray, labels: IntArray, rank: int = 96) -> ImageBasis:
-        """Fit to auxiliary images [n, C, H, W] with labels [n].
+    def fit(cls, images: FloatArray, labels: IntArray, rank: int = 64) -> ImageBasis:
+        """Fit to auxiliary images [n, C, H, W] with labels [n] in 0..K-1.
+
+        A class's covariance is 70 % its own and 30 % pooled, all within the leading pooled directions.
 
         Raises:
             DataError: images that do not differ inside their classes.
         """
-        flat = images.reshape(len(images), -1).astype(np.float32).copy()
-        for label in np.unique(labels):
+        flat = images.reshape(len(images), -1).astype(np.float32)
+        classes = int(labels.max()) + 1
+        for label in range(classes):
             flat[labels == label] -= flat[labels == label].mean(axis=0)
-        covariance = (flat.T @ flat).astype(np.float64) / len(flat)
-        values, vectors = np.linalg.eigh(covariance)
-        kept = min(rank, int((values > 1e-6 * max(values[-1], 0.0)).sum()))
-        if kept == 0 or values[-1] <= 0:
+        pooled = principal_directions(flat, 2 * rank)
+        if not pooled.any():
             raise DataError("auxiliary images of one class are all alike: nothing to refine along")
-        return cls((vectors[:, -kept:] * np.sqrt(values[-kept:])).T.astype(np.float32))
+        size = np.square(pooled).sum(axis=1)
+        scores = (flat @ (pooled / size[:, None]).T).astype(np.float64)
+        found = []
+        for label in range(classes):
+            own = scores[labels == label]
+            mixed = _OWN_SHARE * (own.T @ own) / len(own) + (1 - _OWN_SHARE) * np.eye(len(pooled))
+            # Back to lengths in pixels before the directions are ranked.
+            length = np.sqrt(size)
+            values, vectors = np.linalg.eigh(mixed * length[:, None] * length)
+            top = vectors[:, -rank:] * np.sqrt(np.maximum(values[-rank:], 0))
+            found.append((top / length[:, None]).T @ pooled)
+        return cls(np.stack(found).astype(np.float32))
 
 
 @dataclass(frozen=True)
@@ -64,13 +78,14 @@ class Refinement:
     """
 
     steps: int
-    spread: float = 1.0
+    spread: float = 0.5
     rate: float = 0.2
 
     def __post_init__(self) -> None:
         if self.steps < 0 or not self.spread > 0 or not self.rate > 0:
             raise ParameterError(
-                f"refinement: steps = {self.steps} (at least 0), spread = {self.spread} and rate = {self.rate} (above 0)"
+                f"refinement: steps = {self.steps} must be at least 0, "
+                f"spread = {self.spread} and rate = {self.rate} above 0"
             )
 
 
@@ -111,7 +126,9 @@ def refine_images(
         )
     if refinement.steps == 0:
         return images.astype(np.float32)
-    directions = torch.from_numpy(basis.directions * np.float32(np.sqrt(refinement.spread))).to(backbone.device)
+    per_class = images.shape[1] // len(basis.directions)
+    scaled = np.repeat(basis.directions * np.float32(np.sqrt(refinement.spread)), per_class, axis=0)
+    directions = torch.from_numpy(scaled).to(backbone.device)
     out = np.empty(images.shape, np.float32)
     for head in range(heads):
         mismatch = _mismatch(inversion, head, weight, backbone.device)
@@ -150,13 +167,16 @@ def _search(
     mismatch: Callable[[Tensor], Tensor],
     refinement: Refinement,
 ) -> Tensor:
-    """Adam on u with hand-written moments (betas 0.9 and 0.99), zero start."""
-    u = torch.zeros((len(start), len(directions)), device=start.device)
+    """Adam on u [N, rank] with hand-written moments, zero start; directions [N, rank, C·H·W]."""
+    u = torch.zeros(directions.shape[:2], device=start.device)
+
+    def image(at: Tensor) -> Tensor:
+        return start + torch.bmm(at[:, None], directions).view_as(start)
+
     first, second = torch.zeros_like(u), torch.zeros_like(u)
     for step in range(refinement.steps):
         u.requires_grad_(True)
-        image = start + (u @ directions).view_as(start)
-        loss = mismatch(backbone.forward(image)) + 0.5 * u.square().sum()
+        loss = mismatch(backbone.forward(image(u))) + 0.5 * u.square().sum()
         (slope,) = torch.autograd.grad(loss, u)
         u = u.detach()
         first = 0.9 * first + 0.1 * slope
@@ -164,7 +184,7 @@ def _search(
         rate = refinement.rate * (1 - 0.9 * step / refinement.steps)
         size = (second / (1 - 0.99 ** (step + 1))).sqrt() + 1e-8
         u = u - rate * first / (1 - 0.9 ** (step + 1)) / size
-    return (start + (u @ directions).view_as(start)).clamp(-1, 1)
+    return image(u).clamp(-1, 1)
 
 
 def choose_refinement(
@@ -190,8 +210,8 @@ def choose_refinement(
         spreads: values of ρ to try.
 
     Returns:
-        The refinement with the lowest pixel error (0 steps where none beats the decoder), and the mean squared errors: without,
-        then for each ρ.
+        The refinement with the lowest pixel error (0 steps where none beats the decoder), and the mean squared
+        errors: without, then for each ρ.
     """
     errors = [float(np.square(decoded - truth).mean())]
     options = [Refinement(0)]

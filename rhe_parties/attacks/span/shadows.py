@@ -57,7 +57,7 @@ def augment_images(images: UInt8Array, copies: int, seed: int) -> UInt8Array:
 
 
 def balanced_sets(labels: IntArray, classes: int, per_class: int, heads: int, seed: int) -> IntArray:
-    """Random class-balanced sets [heads, K·S] of indices, ordered by class; every image is used before any is used again.
+    """Random class-balanced sets [heads, K·S] of indices, ordered by class; none serves twice before all have.
 
     Raises:
         DataError: a class with fewer than S images.

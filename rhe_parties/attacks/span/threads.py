@@ -1,4 +1,4 @@
-"""One torch thread where the matrices are too small to share: a second one only waits, and on a busy machine for long."""
+"""One torch thread where matrices are too small to share: a second one only waits, on a busy machine for long."""
 
 from __future__ import annotations
 
