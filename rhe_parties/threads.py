@@ -8,22 +8,23 @@ from contextlib import contextmanager
 import torch
 from threadpoolctl import threadpool_limits
 
-__all__ = ["limited_threads", "set_threads"]
+__all__ = ["limited_threads", "one_blas_thread"]
 
 
-def set_threads(threads: int) -> None:
-    """Let torch and the BLAS behind NumPy use exactly `threads` threads in this process from now on."""
-    torch.set_num_threads(threads)
-    threadpool_limits(limits=threads, user_api="blas")
+def one_blas_thread() -> None:
+    """Let the BLAS behind NumPy use one thread in this process from now on; its matrices here are small."""
+    threadpool_limits(limits=1, user_api="blas")
 
 
 @contextmanager
 def limited_threads(threads: int) -> Iterator[None]:
-    """The same for the length of a `with` block."""
+    """Let torch use exactly `threads` threads inside a `with` block.
+
+    One is right for small matrices: a second thread mostly waits there, and on a busy machine for long.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        with threadpool_limits(limits=threads, user_api="blas"):
-            yield
+        yield
     finally:
         torch.set_num_threads(before)

@@ -139,11 +139,11 @@ def test_error_is_one_line_with_reason_and_what_is_kept() -> None:
 def test_verdicts_are_computed_from_the_numbers() -> None:
     first, second = verdicts(sample_record())
     assert first.sentence == (
-        "Without protection the adversary at the model host named 99.8 % [98.9, 100] of the 580 private training "
+        "Without protection the adversary at the model host identified 99.8 % [98.9, 100] of the 580 private training "
         "images of 58 heads (each among 58 to 61 candidates, chance 1.7 %)."
     )
     assert second.sentence == (
-        "With the encrypted head the same attack, run on ciphertexts, named 2.1 % [1.1, 3.6], "
+        "With the encrypted head the same attack, run on ciphertexts, identified 2.1 % [1.1, 3.6], "
         "no better than chance (1.7 %)."
     )
     assert headline([first, second]) == (

@@ -23,7 +23,13 @@ from rhe_parties.types import FloatArray
 K = 10
 RECIPE = Recipe.paper("strokenet", 1)
 FAST = SpanSettings(
-    copies=2, shadow_heads=120, decoder_steps=80, size=DecoderSize(96, 8, 32), refine_steps=12, held_out=2, iterations=3
+    copies=2,
+    shadow_heads=120,
+    decoder_steps=200,
+    size=DecoderSize(128, 8, 32),
+    refine_steps=15,
+    held_out=2,
+    iterations=3,
 )
 Scene = tuple[Backbone, SpanAttack, FloatArray, FloatArray, FloatArray, FloatArray]
 
@@ -99,8 +105,8 @@ def test_decoder_is_deterministic_and_survives_saving() -> None:
     features[:, 4] = 0
     images = np.tanh(features[:, :9].reshape(60, 1, 3, 3).repeat(7, 2).repeat(6, 3)).astype(np.float32)
     size = DecoderSize(32, 8, 16)
-    first, second = (train_decoder(features, images, steps=60, seed=4, batch_size=20, size=size) for _ in range(2))
-    other = train_decoder(features, images, steps=60, seed=5, batch_size=20, size=size)
+    first, second = (train_decoder(features, images, steps=200, seed=4, batch_size=20, size=size) for _ in range(2))
+    other = train_decoder(features, images, steps=200, seed=5, batch_size=20, size=size)
     np.testing.assert_array_equal(first.decode(features), second.decode(features))
     assert not np.array_equal(first.decode(features), other.decode(features))
     loaded = Decoder.from_tensors(load(save(first.tensors())))
@@ -118,7 +124,8 @@ def test_decoder_is_deterministic_and_survives_saving() -> None:
 
 def test_colour_images_and_dense_only() -> None:
     rng = np.random.default_rng(1)
-    features, images = rng.normal(size=(40, 8)).astype(np.float32), rng.uniform(-1, 1, (40, 3, 64, 48)).astype(np.float32)
+    features = rng.normal(size=(40, 8)).astype(np.float32)
+    images = rng.uniform(-1, 1, (40, 3, 64, 48)).astype(np.float32)
     for size in (DecoderSize(16, 8, 8), DecoderSize(16, 0, 8)):
         seen: list[float] = []
         decoder = train_decoder(features, images, steps=2, seed=0, batch_size=8, size=size, progress=seen.append)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from rhe_parties.errors import FailureCode, MessageError, ProtocolError, UserError
@@ -28,6 +29,8 @@ class Party(ABC):
     def __init__(self, name: str, run_id: str) -> None:
         self.name = name
         self.run_id = run_id
+        #: Entered around all handling; `build_party` fixes the number of threads with it.
+        self.computing: Callable[[], AbstractContextManager[None]] = nullcontext
         self._sequence = 0
         self._handled = 0
         self._failures = 0
@@ -53,7 +56,8 @@ class Party(ABC):
     def handle(self, envelope: Envelope) -> list[Envelope]:
         """Handle one envelope; a refusal is a `Failure` among the replies, never an exception."""
         try:
-            return self._dispatch(envelope)
+            with self.computing():
+                return self._dispatch(envelope)
         except ProtocolError as error:
             code, text = error.code, error.text
         except UserError as error:

@@ -6,6 +6,7 @@ in particular.
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,9 +47,18 @@ def build_party(setup: bytes, pool: Pool | None = None) -> Party:
 
         return KeyHolder(run_id, role.plan, role.query_budget)
 
-    from rhe_parties.threads import set_threads
+    from rhe_parties.threads import limited_threads, one_blas_thread
 
-    set_threads(role.threads)
+    one_blas_thread()
+    with limited_threads(role.threads):
+        party = _computing_party(run_id, role, pool)
+    party.computing = functools.partial(limited_threads, role.threads)
+    return party
+
+
+def _computing_party(
+    run_id: str, role: DataOwnerSetup | ModelHostSetup | AdversarySetup, pool: Pool | None
+) -> Party:
     if isinstance(role, DataOwnerSetup):
         return _data_owner(run_id, role)
     if isinstance(role, ModelHostSetup):

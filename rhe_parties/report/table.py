@@ -113,7 +113,7 @@ def _attacks(record: Record) -> Table:
     table.add_column("World", max_width=9, overflow="fold", style="bold")
     table.add_column("Adversary", min_width=14, max_width=18, overflow="fold")
     table.add_column("Outcome", min_width=18, max_width=20, overflow="fold")
-    table.add_column("Training images\nnamed", min_width=18, no_wrap=True)
+    table.add_column("Training images\nidentified", min_width=18, no_wrap=True)
     table.add_column("Rebuilt (TPR\nat 1 % FPR)", min_width=15, no_wrap=True)
     table.add_column("Pixel error\n(MSE)", min_width=13, no_wrap=True)
     for world in record.worlds:

@@ -198,9 +198,9 @@ def _deed(result: ResultRecord | None, record: Record, brief: bool) -> str:
     chance = format_value(result.statistic, result.chance)
     if result.statistic == "identification_rate":
         if brief:
-            return f"named {value}" + (f" (chance {chance})" if _above_chance(result) else "")
+            return f"identified {value}" + (f" (chance {chance})" if _above_chance(result) else "")
         tail = f" ({_candidates(result, record)}chance {chance})" if result.chance is not None else ""
-        return f"named {value} of the {result.n:,} private training images of {result.heads:,} heads{tail}"
+        return f"identified {value} of the {result.n:,} private training images of {result.heads:,} heads{tail}"
     if result.statistic.startswith("tpr_at_fpr"):
         return f"rebuilt {value} of {result.n:,} private training images (chance {chance})"
     if result.statistic == "head_cosine":
@@ -268,7 +268,7 @@ def _prior_sentence(attacks: list[tuple[WorldRecord, AttackRecord]]) -> list[str
             value = f"{format_value(result.statistic, result.value)} {format_interval(result)}"
             above = " That is above chance, so being above chance is no sign of a leak in this run."
             tail = above if _above_chance(result) else ""
-            return [f"Baseline: an adversary that sees nothing ({BASELINE}) names {value}.{tail}"]
+            return [f"Baseline: an adversary that sees nothing ({BASELINE}) identifies {value}.{tail}"]
     return [f"No baseline ({BASELINE}) was run."] if attacks else []
 
 

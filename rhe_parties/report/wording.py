@@ -45,10 +45,10 @@ class Statistic:
 
 STATISTICS: dict[str, Statistic] = {
     "identification_rate": Statistic(
-        "training images named",
+        "training images identified",
         "percent",
         "Identification rate: the share of private training images that are the nearest of all candidates of "
-        "their class to what the adversary claims. Chance is the share that guessing among them would name.",
+        "their class to what the adversary claims. Chance is the share that guessing among them would give.",
     ),
     "tpr_at_fpr_1pct": Statistic(
         "rebuilt (TPR at 1 % FPR)",
@@ -56,6 +56,12 @@ STATISTICS: dict[str, Statistic] = {
         "True-positive rate at 1 % false-positive rate: a threshold on the pixel error is set so that at "
         "most one in a hundred images of other heads would pass for a reconstruction; the rate is the share of "
         "the head's own training images that pass. Chance is 1 %.",
+    ),
+    "tpr_at_fpr_1pct_by_class": Statistic(
+        "rebuilt (TPR at 1 % FPR, by class)",
+        "percent",
+        "The same with a threshold for each class: images of some classes (the digit one) are so alike that "
+        "they alone set a common threshold. Chance is 1 %.",
     ),
     "tpr_at_fpr_0.1pct": Statistic(
         "rebuilt (TPR at 0.1 % FPR)",

@@ -25,7 +25,7 @@ from rhe_parties.runner.plan import Laboratory, World, prepare
 from rhe_parties.runner.progress import Reporter
 from rhe_parties.runner.seats import adversary_setup
 from rhe_parties.runner.worlds import run_world
-from rhe_parties.threads import set_threads
+from rhe_parties.threads import limited_threads, one_blas_thread
 from rhe_parties.threat.model import ADVERSARY
 from rhe_parties.threat.transcript import Transcript
 from rhe_parties.transport import Transport, make_transport
@@ -59,11 +59,11 @@ def run(request: RunRequest) -> Record:
     record = _new_record(request)
     transcript = Transcript()
     started = time.perf_counter()
-    set_threads(request.parameters.threads)
+    one_blas_thread()
     reporter = Reporter(request.quiet)
     watch = MemoryWatch()
     try:
-        with watch, reporter:
+        with watch, reporter, limited_threads(request.parameters.threads):
             _run(request, record, transcript, reporter)
         record.status = "ok"
     except BaseException as error:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import ray
 
-from rhe_parties.threads import set_threads
+from rhe_parties.threads import limited_threads, one_blas_thread
 
 __all__ = ["RayPool"]
 
@@ -17,8 +17,9 @@ R = TypeVar("R")
 
 
 def _one_piece(function: Callable[[A], R], piece: A) -> R:
-    set_threads(1)
-    return function(piece)
+    one_blas_thread()
+    with limited_threads(1):
+        return function(piece)
 
 
 class RayPool:

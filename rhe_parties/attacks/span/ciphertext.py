@@ -26,6 +26,7 @@ __all__ = ["HeadRegressor", "fit_head_regressor"]
 Float64Array = npt.NDArray[np.float64]
 
 _RIDGES = (1e-4, 1e-2, 1.0, 100.0)  # times the kernel's mean diagonal
+_SIGMAS = 4.0  # one chance in 30,000 to believe a regressor without skill
 _BLOCK = 2048  # numbers per block of the correlation search
 
 
@@ -91,9 +92,21 @@ def fit_head_regressor(numeric: AnyArray, heads: FloatArray, seed: int, held_out
     # Measured against the training shadows' mean: the estimate that a regressor without skill falls back to.
     residual = np.square(best.predict(numeric[measure]) - y[measure])
     spread = np.square(best.mean - y[measure])
-    skill = 1.0 - float(residual.sum() / max(float(spread.sum()), 1e-300))
+    skill = _credible_skill(residual.sum(axis=1), spread.sum(axis=1))
     final = _with_skill(best, skill, 0.0)
     return _with_skill(best, skill, float(np.square(final.predict(numeric[measure]) - y[measure]).mean()))
+
+
+def _credible_skill(residual: Float64Array, spread: Float64Array) -> float:
+    """R² from errors per held-out head [n], cut to at most 0 unless the gain is `_SIGMAS` standard errors above zero.
+
+    A strongly shrunk prediction of pure noise has an R² of a few millionths of either sign; taking a positive one
+    at its word would move the estimate by nothing but chance.
+    """
+    skill = 1.0 - float(residual.sum() / max(float(spread.sum()), 1e-300))
+    gain = spread - residual
+    error = float(gain.std(ddof=1)) / np.sqrt(len(gain))
+    return skill if float(gain.mean()) > _SIGMAS * error else min(skill, 0.0)
 
 
 def _with_skill(regressor: HeadRegressor, skill: float, error: float) -> HeadRegressor:

@@ -156,7 +156,7 @@ def train_decoder(
     noisy_features: FloatArray | None = None,
     noisy_images: FloatArray | None = None,
     size: DecoderSize | None = None,
-    learning_rate: float = 2e-3,
+    learning_rate: float = 5e-3,
 ) -> Decoder:
     """Train a decoder.
 
@@ -225,7 +225,7 @@ def _descend(
     true_rows = batch if len(pairs) == 1 else round(_TRUE_SHARE * batch)
     for step in range(steps):
         for group in optimiser.param_groups:
-            warm = min(1.0, (step + 1) / 100)
+            warm = min(1.0, (step + 1) / (1 + min(100, steps // 10)))
             group["lr"] = rate * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
         inputs, targets = [], []
         for (x, y), rows in zip(pairs, (true_rows, batch - true_rows), strict=False):

@@ -34,9 +34,10 @@ class Inversion:
         features: posterior mean [V, N, D], float32: the estimate of least squared error.
         points: [V, N, D], float32: the peak of the likelihood (the posterior mean with the prior's pull taken out).
         whitener: [D, D], float32: |whitener (points - φ)| is the distance whose nearest candidate φ is the most likely
-            training image: it weighs every direction by the inversion's own error there (mean of heads and images).
+            training image: it weighs every direction by the inversion's own expected error there.
         coefficients: dual coefficients A [V, N, K], float32.
-        variance: error variance of `features` per eigenvector of the prior's covariance, float32 [D].
+        variance: expected error variance of `features` per eigenvector of the prior's covariance, float32 [D]; like
+            the whitener a function of prior, recipe and S, not of the heads.
         noise_std: deviation of W - AᵀX per weight (decayed initial weights and the extra noise).
     """
 
@@ -122,11 +123,10 @@ def invert_heads(
             )
             for i in range(0, len(weight), _CHUNK)
         ]
-    features, points, coefficients, variance = (
-        torch.cat([part[i] for part in parts]).cpu() for i in range(4)
-    )
+        expected = solver.expected_error().cpu().numpy()
+    features, points, coefficients = (torch.cat([part[i] for part in parts]).cpu() for i in range(3))
     share = prior.eigenvalues
-    error = np.clip(variance.numpy().mean(axis=0), 1e-9 * share, (1 - 1e-9) * share)
+    error = np.clip(expected, 1e-9 * share, (1 - 1e-9) * share)
     scale = np.sqrt(1 / error - 1 / share)
     return Inversion(
         features=features.float().numpy(),
@@ -155,8 +155,17 @@ class _Solver:
         self.noise = max(start + extra, 1e-16)
         self.start_share = start / self.noise
 
-    def solve(self, weight: Tensor, iterations: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """features, points [V, N, D], A [V, N, K] and error variances per head [V, D] of weights [V, K, D]."""
+    def expected_error(self) -> Tensor:
+        """Error variance [D] of the posterior mean, averaged over the images, for a head of average images."""
+        doubt = self.spread.sum() * torch.eye(len(self.labels), dtype=self.spread.dtype, device=self.spread.device)
+        first = torch.zeros((1, len(self.labels), self.classes), dtype=self.spread.dtype, device=self.spread.device)
+        coefficients, _ = dual_coefficients((self.means @ self.means.mT + doubt)[None], self.labels, first, self.recipe)
+        _, trust, gain = self._estimate(torch.zeros_like(self.means[: self.classes])[None], coefficients)
+        seen = torch.einsum("vnk,vkd->vnd", gain**2, trust) * self.spread
+        return (self.spread * (1 - seen)).mean(dim=(0, 1))
+
+    def solve(self, weight: Tensor, iterations: int) -> tuple[Tensor, Tensor, Tensor]:
+        """features, points [V, N, D] and A [V, N, K] of weights [V, K, D]."""
         heads = len(weight)
         turned = torch.bmm(weight, self.basis.expand(heads, -1, -1))
         guess = self.means.expand(heads, -1, -1)
@@ -178,9 +187,8 @@ class _Solver:
         # The share of a direction's variance that the head reveals is `seen`; dividing by it undoes the prior's pull.
         seen = torch.einsum("vnk,vkd->vnd", gain**2, trust) * self.spread
         points = self.means + moved / seen.clamp_min(1e-6)
-        variance = (self.spread * (1 - seen)).mean(dim=1)
         back = self.basis.T.expand(heads, -1, -1)
-        return torch.bmm(guess, back), torch.bmm(points, back), coefficients, variance
+        return torch.bmm(guess, back), torch.bmm(points, back), coefficients
 
     def _estimate(self, turned: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Posterior mean of X less class means [V, N, D]; 1/(λg + noise) [V, K, D]; A in AᵀA's eigenbasis [V, N, K]."""

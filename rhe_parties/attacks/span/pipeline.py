@@ -46,8 +46,8 @@ class SpanSettings:
     """
 
     limit: int = 20_000
-    copies: int = 8
-    shadow_heads: int = 800
+    copies: int = 10
+    shadow_heads: int = 1000
     decoder_steps: int = 700
     batch_size: int = 64
     size: DecoderSize = field(default_factory=lambda: DecoderSize(512, 8, 64))
@@ -60,7 +60,13 @@ class SpanSettings:
         """Defaults for a number of auxiliary images: half a minute on two cores for hundreds, minutes for thousands."""
         if count < 5000:
             return cls()
-        return cls(copies=0, shadow_heads=4000, decoder_steps=2500, batch_size=96, size=DecoderSize(640, 16, 128))
+        return cls(
+            copies=0,
+            shadow_heads=4000,
+            decoder_steps=1500,
+            batch_size=128,
+            size=DecoderSize(512, 16, 128),
+        )
 
 
 @dataclass(frozen=True, eq=False)
