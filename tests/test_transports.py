@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import ray
 
-from rhe_parties.errors import FailureCode, TransportError, UserError
+from rhe_parties.errors import FailureCode, ParameterError, TransportError, UserError
 from rhe_parties.messages import Envelope, decode, encode
 from rhe_parties.messages.payloads import AskDecisions, Decision, Failure, HealthReport, HealthRequest
 from rhe_parties.messages.setups import BackboneSpec, ModelHostSetup, encode_setup
 from rhe_parties.threat.model import KEY_HOLDER, LABORATORY, MODEL_HOST
 from rhe_parties.threat.transcript import Transcript
-from rhe_parties.transport import LocalTransport, Switchboard, Transport
+from rhe_parties.transport import LocalTransport, RayOptions, Switchboard, Transport, make_transport
 from rhe_parties.transport.base import PartyFailure
-from rhe_parties.transport.ray_actors import RayOptions, RayTransport
+from rhe_parties.transport.ray_actors import RayTransport
 from tests.laboratory import TIMEOUT, play, small_laboratory
 
 MAKERS: dict[str, Callable[[], Transport]] = {
@@ -147,7 +153,7 @@ def test_a_killed_actor_is_named_and_soon(ray_session: None) -> None:
     lab = small_laboratory()
     with RayTransport(RayOptions()) as transport:
         play(lab, transport)
-        ray.kill(transport._actors[MODEL_HOST])
+        os.kill(ray.get(transport._actors[MODEL_HOST].pid.remote()), signal.SIGKILL)
         started = time.monotonic()
         with pytest.raises(TransportError, match="model-host died") as caught:
             _health(transport, MODEL_HOST, lab.run_id)
@@ -184,3 +190,67 @@ def test_a_running_ray_is_left_as_it_was(ray_session: None) -> None:
     while {a["name"] for a in ray.util.list_named_actors(all_namespaces=True)} != before:
         assert time.monotonic() < deadline, "actors were left behind"
         time.sleep(0.2)
+
+
+def test_an_address_where_nobody_answers_is_said_at_once() -> None:
+    code = (
+        "from rhe_parties.transport import RayOptions, make_transport\n"
+        "make_transport('ray', RayOptions(address='127.0.0.1:1'))"
+    )
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert "no Ray cluster answers at address='127.0.0.1:1'" in done.stderr
+    assert time.monotonic() - started < 30
+
+
+def test_unknown_transport() -> None:
+    with pytest.raises(ParameterError, match="did you mean 'ray'"):
+        make_transport("rays")
+
+
+def test_a_running_cluster_is_joined_and_left_as_it_was(tmp_path: Path) -> None:
+    """A cluster started by hand, joined by address from a process of its own, alive and empty afterwards."""
+    ray_command = str(Path(sys.executable).parent / "ray")
+    environment = os.environ | {"RAY_AUTH_MODE": "disabled"}
+    port = _free_port()
+    start = [ray_command, "start", "--head", f"--port={port}", "--num-cpus=1", "--include-dashboard=false",
+             "--disable-usage-stats", f"--temp-dir={tempfile.mkdtemp(prefix='rhe')}", "--block"]  # fmt: skip
+    head = subprocess.Popen(
+        start, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        _wait_for_port(port)
+        code = (
+            "from tests.laboratory import play, small_laboratory\n"
+            "from rhe_parties.transport import RayOptions, make_transport\n"
+            "import ray\n"
+            f"with make_transport('ray', RayOptions(address='127.0.0.1:{port}')) as t:\n"
+            "    print(len(play(small_laboratory(), t)[1]))\n"
+            "assert not ray.is_initialized()\n"
+            f"ray.init('127.0.0.1:{port}', log_to_driver=False)\n"
+            "import time; time.sleep(1)\n"
+            "print(len(ray.nodes()), ray.util.list_named_actors(all_namespaces=True))"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.stdout.split("\n")[:2] == ["2", "1 []"], done.stderr
+        assert head.poll() is None
+    finally:
+        os.killpg(head.pid, signal.SIGTERM)
+        head.wait(timeout=60)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_for_port(port: int) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        assert time.monotonic() < deadline, "the cluster did not come up"
+        time.sleep(0.3)

@@ -23,6 +23,7 @@ from rhe_parties.messages.payloads import EncryptedHead
 from rhe_parties.model.backbone import Backbone
 from rhe_parties.model.head import train_heads
 from rhe_parties.rng import stream_seed
+from rhe_parties.threads import limited_threads
 from rhe_parties.threat.view import AdversaryView, Observation
 from rhe_parties.types import AnyArray, FloatArray
 
@@ -90,7 +91,7 @@ class SpanInversion(Strategy):
             "shadow heads encrypted under the same key": str(self.options.ciphertext_shadows),
             "share of held-out heads' variance explained": f"{max(regressor.skill, 0.0):.3f}",
         }
-        return self._claim(tuple(heads), weight, bias, tools, prior, context, notes)
+        return self._claim(tuple(heads), weight, bias, tools, prior, context, notes, regressor.error_variance)
 
     def _tools(self, prior: PriorKnowledge, context: AttackContext, share: float) -> SpanAttack:
         """Prior, decoder and refinement: functions of prior knowledge, made once for all worlds."""
@@ -126,14 +127,16 @@ class SpanInversion(Strategy):
         prior: PriorKnowledge,
         context: AttackContext,
         notes: dict[str, str],
+        noise_variance: float = 0.0,
     ) -> Claim:
         context.progress(0.75, "inverting heads")
-        inversion = tools.invert(weight, bias)
+        inversion = tools.invert(weight, bias, noise_variance)
         context.progress(0.8, "decoding and refining")
-        pieces = [
-            _Piece(weight[i : i + _PIECE], _slice(inversion, i, i + _PIECE)) for i in range(0, len(weight), _PIECE)
-        ]
-        images = np.concatenate(context.pool.map(_picture(tools, prior.backbone), pieces))
+        # Equal heads give equal pictures: an estimate without skill is the same mean head for every victim.
+        _, first, place = np.unique(weight.reshape(len(weight), -1), axis=0, return_index=True, return_inverse=True)
+        chunks = [first[i : i + _PIECE] for i in range(0, len(first), _PIECE)]
+        pieces = [_Piece(weight[rows], _rows(inversion, rows)) for rows in chunks]
+        images = np.concatenate(context.pool.map(_picture(tools, prior.backbone), pieces))[place.reshape(-1)]
         return Claim(
             head_ids=head_ids,
             images=images,
@@ -152,9 +155,10 @@ class SpanInversion(Strategy):
         features = prior.backbone.extract(prior.auxiliary_images)
         sets = balanced_sets(prior.auxiliary_labels, prior.classes, prior.images_per_class, count, seed)
         seeds = [stream_seed(seed, "shadow", index) for index in range(count)]
-        weight, bias = train_heads(
-            features[sets], prior.auxiliary_labels[sets], prior.classes, prior.recipe, seeds
-        )
+        with limited_threads(1):
+            weight, bias = train_heads(
+                features[sets], prior.auxiliary_labels[sets], prior.classes, prior.recipe, seeds
+            )
         encryptor = make_encryptor(material)
         numbers = []
         for index in range(count):
@@ -177,12 +181,13 @@ def _split(flat: FloatArray, prior: PriorKnowledge) -> tuple[FloatArray, FloatAr
     return weight.reshape(-1, classes, width).astype(np.float32), bias.astype(np.float32)
 
 
-def _slice(inversion: Inversion, start: int, stop: int) -> Inversion:
+def _rows(inversion: Inversion, rows: AnyArray) -> Inversion:
+    """The inversion of some of the heads."""
     return replace(
         inversion,
-        features=inversion.features[start:stop],
-        points=inversion.points[start:stop],
-        coefficients=inversion.coefficients[start:stop],
+        features=inversion.features[rows],
+        points=inversion.points[rows],
+        coefficients=inversion.coefficients[rows],
     )
 
 

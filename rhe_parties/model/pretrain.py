@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from rhe_parties.data.strokes import draw_characters, draw_images, draw_samples
 from rhe_parties.errors import DataError, ParameterError
 from rhe_parties.model.strokenet import StrokeNet
 from rhe_parties.rng import torch_stream
+from rhe_parties.threads import limited_threads
 
 __all__ = [
     "CALIBRATION_IMAGES",
@@ -105,17 +105,6 @@ def _rate(step: int, steps: int) -> float:
     return _PEAK_RATE * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(steps - warm, 1)))
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sums are split by thread, so one thread is what makes the weights a function of the seed alone."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _batch(seed: int, step: int) -> Tensor:
     generator = torch_stream(seed, "pretrain-strokenet/batch", step)
     images = draw_samples(draw_characters(_CLASSES, generator), _SAMPLES, generator)
@@ -155,7 +144,7 @@ def pretrain_strokenet(
     average = {name: value.detach().clone() for name, value in net.state_dict().items()}
     optimiser = torch.optim.AdamW(net.parameters(), lr=_PEAK_RATE, weight_decay=_WEIGHT_DECAY)
     seen = torch.zeros(3)
-    with _one_thread(), ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with limited_threads(1), ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         upcoming = pool.submit(_batch, seed, 0)
         for step in range(steps):
             images = upcoming.result()

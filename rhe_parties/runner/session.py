@@ -28,7 +28,7 @@ from rhe_parties.runner.worlds import run_world
 from rhe_parties.threads import limited_threads, one_blas_thread
 from rhe_parties.threat.model import ADVERSARY
 from rhe_parties.threat.transcript import Transcript
-from rhe_parties.transport import Transport, make_transport
+from rhe_parties.transport import RayOptions, Transport, make_transport
 
 __all__ = ["RunRequest", "run"]
 
@@ -101,8 +101,6 @@ def _run(request: RunRequest, record: Record, transcript: Transcript, reporter: 
 def _transport(parameters: Parameters, reporter: Reporter) -> Transport:
     if parameters.transport != "ray":
         return make_transport(parameters.transport)
-    from rhe_parties.transport.ray_actors import RayOptions
-
     with reporter.stage("starting Ray" if parameters.address is None else "joining the Ray cluster", 1.0):
         return make_transport("ray", RayOptions(parameters.address, parameters.workers, parameters.resources))
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from pathlib import Path
 
 from rhe_parties.errors import unknown_name
 from rhe_parties.transport.base import Switchboard, Transport
 from rhe_parties.transport.local import LocalTransport
+from rhe_parties.transport.options import RayOptions
 
-if TYPE_CHECKING:
-    from rhe_parties.transport.ray_actors import RayOptions
-
-__all__ = ["TRANSPORTS", "LocalTransport", "Switchboard", "Transport", "make_transport"]
+__all__ = ["TRANSPORTS", "LocalTransport", "RayOptions", "Switchboard", "Transport", "make_transport"]
 
 TRANSPORTS = ("local", "ray")
 
@@ -25,7 +24,19 @@ def make_transport(name: str, ray_options: RayOptions | None = None) -> Transpor
     if name == "local":
         return LocalTransport()
     if name == "ray":
-        from rhe_parties.transport.ray_actors import RayOptions, RayTransport
+        if ray_options is not None and ray_options.address is not None:
+            _offer_token()
+        from rhe_parties.transport.ray_actors import RayTransport
 
         return RayTransport(ray_options or RayOptions())
     raise unknown_name("transport", name, TRANSPORTS)
+
+
+def _offer_token() -> None:
+    """Newer Rays guard a cluster with a token; where this user has one, have it presented.
+
+    Ray reads the setting when it is imported, so this comes before.
+    """
+    held = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if held or (Path.home() / ".ray" / "auth_token").is_file():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")

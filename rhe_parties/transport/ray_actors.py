@@ -9,20 +9,21 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import time
 import uuid
-from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
-from rhe_parties.errors import RheError, TransportError
+from rhe_parties.errors import ParameterError, RheError, TransportError
 from rhe_parties.threat.model import ADVERSARY, DATA_OWNER, KEY_HOLDER, MODEL_HOST
 from rhe_parties.transport.base import ProgressCallback, Transport
+from rhe_parties.transport.options import RayOptions
 from rhe_parties.transport.ray_tasks import RayPool
 
-__all__ = ["RayOptions", "RayTransport"]
+__all__ = ["RayTransport"]
 
 # Parties mostly wait for each other, so by default they reserve no core and all four fit on the smallest machine.
 _DEFAULT_RESOURCES: dict[str, dict[str, float]] = {
@@ -30,23 +31,9 @@ _DEFAULT_RESOURCES: dict[str, dict[str, float]] = {
 }
 _HOST_GPU_SHARE = 0.5
 _POLL_SECONDS = 0.25
+_CONNECT_SECONDS = 5.0
 # Envelopes go through the store only for as long as they are handled.
 _OBJECT_STORE_BYTES = 512 * 2**20
-
-
-@dataclass(frozen=True)
-class RayOptions:
-    """How to use Ray.
-
-    Attributes:
-        address: a running cluster (`auto`, `host:port`, `ray://…`); None starts one on this machine for the run.
-        workers: Ray tasks that a strategy's independent pieces are spread over; 1 runs them at the adversary's seat.
-        resources: per party `num_cpus`, `num_gpus` or custom resources of its actor.
-    """
-
-    address: str | None = None
-    workers: int = 1
-    resources: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 class _PartyActor:
@@ -109,6 +96,7 @@ class RayTransport(Transport):
                 "address": "local",
             }
         else:
+            _check_reachable(self._options.address)
             arguments["address"] = self._options.address
         try:
             ray.init(**arguments)
@@ -179,6 +167,24 @@ class RayTransport(Transport):
         """See `Transport.describe`."""
         where = f"the Ray cluster at {self._options.address}" if self._options.address else "Ray on this machine"
         return f"one actor per party on {where}"
+
+
+def _check_reachable(address: str) -> None:
+    """Ask for a TCP connection first: Ray itself tries for more than ten minutes before it gives up.
+
+    Raises:
+        ParameterError: nobody listens there, or the address is none.
+    """
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if address in ("auto", "local") or not host:
+        return  # Ray's own keywords and schemes
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS):
+            pass
+    except (OSError, ValueError) as error:
+        raise ParameterError(
+            f"no Ray cluster answers at address={address!r} ({error}); `ray start --head` prints the address"
+        ) from error
 
 
 def _cluster_gpus() -> float:

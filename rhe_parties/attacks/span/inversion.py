@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from rhe_parties.attacks.span.prior import FeaturePrior
-from rhe_parties.attacks.span.threads import one_thread
 from rhe_parties.errors import NumericError, ParameterError
 from rhe_parties.model.head import Recipe
+from rhe_parties.threads import limited_threads
 from rhe_parties.types import FloatArray
 
 __all__ = ["Inversion", "class_order", "dual_coefficients", "invert_heads"]
@@ -116,7 +116,7 @@ def invert_heads(
     """
     _check(weight, bias, prior, images_per_class, iterations, noise_variance)
     solver = _Solver(recipe, prior, images_per_class, noise_variance, device)
-    with one_thread():
+    with limited_threads(1):
         parts = [
             solver.solve(
                 torch.from_numpy(np.ascontiguousarray(weight[i : i + _CHUNK])).to(device).double(), iterations

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 
 from rhe_parties.attacks.span.inversion import Inversion, invert_heads
 from rhe_parties.attacks.span.prior import FeaturePrior
-from rhe_parties.attacks.span.threads import one_thread
 from rhe_parties.errors import DataError
 from rhe_parties.model.head import Recipe, train_heads
 from rhe_parties.rng import numpy_stream, stream_seed, torch_stream
+from rhe_parties.threads import limited_threads
 from rhe_parties.types import FloatArray, IntArray, UInt8Array
 
 __all__ = ["augment_images", "balanced_sets", "shadow_inversions"]
@@ -99,7 +99,7 @@ def shadow_inversions(
     """
     labels = np.repeat(np.arange(prior.classes), per_class).astype(np.int64)
     seeds: Sequence[int] = [stream_seed(seed, "span-shadow", index) for index in range(len(sets))]
-    with one_thread():
+    with limited_threads(1):
         weight, bias = train_heads(
             features[sets], np.tile(labels, (len(sets), 1)), prior.classes, recipe, seeds
         )
