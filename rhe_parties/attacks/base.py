@@ -146,7 +146,7 @@ class Strategy(ABC):
         """Parameters of the strategy, set with `-p NAME.key=value`; override with a frozen dataclass of your own."""
 
     def __init__(self, options: Any = None) -> None:
-        self.options = self.Options() if options is None else options
+        self.options: Any = self.Options() if options is None else options
 
     @abstractmethod
     def attack(self, view: AdversaryView, prior: PriorKnowledge, context: AttackContext) -> Claim:

@@ -156,9 +156,7 @@ class SpanInversion(Strategy):
         sets = balanced_sets(prior.auxiliary_labels, prior.classes, prior.images_per_class, count, seed)
         seeds = [stream_seed(seed, "shadow", index) for index in range(count)]
         with limited_threads(1):
-            weight, bias = train_heads(
-                features[sets], prior.auxiliary_labels[sets], prior.classes, prior.recipe, seeds
-            )
+            weight, bias = train_heads(features[sets], prior.auxiliary_labels[sets], prior.classes, prior.recipe, seeds)
         encryptor = make_encryptor(material)
         numbers = []
         for index in range(count):

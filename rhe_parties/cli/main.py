@@ -99,15 +99,13 @@ def guarded(action: Callable[[], object]) -> int:
     try:
         action()
     except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 1 if stop.code else 0
+        code = stop.code if isinstance(stop.code, int) else int(bool(stop.code))
+        return code if code in (0, 2) else 1  # an interrupt anywhere else leaves typer with 130
     except UserError as error:
         typer.echo(f"rhe: {_one_line(error)}", err=True)
         return 2
     except RheError as error:
         typer.echo(f"rhe: {_one_line(error)}", err=True)
-        return 1
-    except KeyboardInterrupt:
-        typer.echo("rhe: interrupted; what was computed so far is in the output folder", err=True)
         return 1
     return 0
 

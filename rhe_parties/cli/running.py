@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from rhe_parties.errors import DataError
+from rhe_parties.errors import DataError, RheError
 from rhe_parties.report.html import render_html
 from rhe_parties.report.record import Record, load_record
 from rhe_parties.report.table import render_table
@@ -34,7 +34,10 @@ def run_scenario(
     if address is not None:
         given["address"] = address
     folder = out if out is not None else default_folder(scenario.name)
-    record = scenario.run(out=folder, command=_command(file, given), **given)
+    try:
+        record = scenario.run(out=folder, command=_command(file, given), **given)
+    except KeyboardInterrupt:
+        raise RheError(f"interrupted; what was done until then is in {str(folder)!r}") from None
     _show(record, folder, as_json)
     failed = [cell for world in record.worlds for cell in world.attacks if cell.outcome == "error"]
     if failed:

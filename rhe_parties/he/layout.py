@@ -47,9 +47,7 @@ class Layout:
 
     def pack_weights(self, weights: IntArray) -> IntArray:
         """Integers [K, D+1] as polynomials [class tiles, feature tiles, N]."""
-        padded = np.zeros(
-            (self.class_tiles * self.tile_classes, self.feature_tiles * self.tile_width), dtype=np.int64
-        )
+        padded = np.zeros((self.class_tiles * self.tile_classes, self.feature_tiles * self.tile_width), dtype=np.int64)
         padded[: self.classes, : self.columns] = weights
         tiles = padded.reshape(self.class_tiles, self.tile_classes, self.feature_tiles, self.tile_width)
         tiles = tiles.transpose(0, 2, 1, 3)[..., ::-1]

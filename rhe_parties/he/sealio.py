@@ -201,9 +201,7 @@ def check_galois_keys(data: bytes, degree: int, primes: int) -> None:
     check_frame(data, 40 + 8 * degree + keys * key, "Galois keys", FailureCode.WRONG_KEY)
 
 
-def _load(
-    context: Any, value: Any, data: bytes, what: str, code: FailureCode = FailureCode.BAD_CIPHERTEXT
-) -> None:
+def _load(context: Any, value: Any, data: bytes, what: str, code: FailureCode = FailureCode.BAD_CIPHERTEXT) -> None:
     scratch = _scratch()
     scratch.write(data)
     with guarded(f"loading a {what}", code):

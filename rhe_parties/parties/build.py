@@ -56,9 +56,7 @@ def build_party(setup: bytes, pool: Pool | None = None) -> Party:
     return party
 
 
-def _computing_party(
-    run_id: str, role: DataOwnerSetup | ModelHostSetup | AdversarySetup, pool: Pool | None
-) -> Party:
+def _computing_party(run_id: str, role: DataOwnerSetup | ModelHostSetup | AdversarySetup, pool: Pool | None) -> Party:
     if isinstance(role, DataOwnerSetup):
         return _data_owner(run_id, role)
     if isinstance(role, ModelHostSetup):

@@ -111,9 +111,7 @@ def _credible_skill(residual: Float64Array, spread: Float64Array) -> float:
 
 def _with_skill(regressor: HeadRegressor, skill: float, error: float) -> HeadRegressor:
     r = regressor
-    return HeadRegressor(
-        skill, r.method, error, r.mean, r._centre, r._scale, r._index, r._slope, r._train, r._dual
-    )
+    return HeadRegressor(skill, r.method, error, r.mean, r._centre, r._scale, r._index, r._slope, r._train, r._dual)
 
 
 def _candidates(x: Float64Array, y: Float64Array) -> list[HeadRegressor]:

@@ -19,13 +19,12 @@ from torch import Tensor, nn
 from rhe_parties.attacks.span.principal import principal_directions
 from rhe_parties.errors import DataError, NumericError, ParameterError
 from rhe_parties.rng import torch_stream
+from rhe_parties.threads import limited_threads
 from rhe_parties.types import FloatArray
 
 __all__ = ["Decoder", "DecoderSize", "train_decoder"]
 
-_DECODE_BLOCK = (
-    10  # images per forward pass: fixed, so that an image's bits do not depend on what is decoded beside it
-)
+_DECODE_BLOCK = 10  # images per forward pass: fixed, so that an image's bits do not depend on what is decoded beside it
 _MAX_SIDE = 64
 _TRUE_SHARE = 0.15  # of the training features that are true ones
 _AVERAGE = 0.998  # weight averaging per step
@@ -113,12 +112,11 @@ class Decoder:
         if features.ndim != 2 or features.shape[1] != width or not np.isfinite(features).all():
             raise NumericError(f"decoder takes finite features [n, {width}], got {features.shape}")
         out = np.empty((len(features), *self.shape), np.float32)
-        with torch.no_grad():
+        # On one thread an image's bits do not depend on its place in the block.
+        with torch.no_grad(), limited_threads(1):
             for start in range(0, len(features), _DECODE_BLOCK):
                 block = torch.zeros((_DECODE_BLOCK, width))
-                part = torch.from_numpy(
-                    np.ascontiguousarray(features[start : start + _DECODE_BLOCK], np.float32)
-                )
+                part = torch.from_numpy(np.ascontiguousarray(features[start : start + _DECODE_BLOCK], np.float32))
                 block[: len(part)] = part
                 out[start : start + len(part)] = self._network(block)[: len(part)].clamp(-1, 1).numpy()
         return out
@@ -200,9 +198,7 @@ def _calibrate(network: _Network, features: Tensor, images: Tensor, rank: int) -
     spread = features.std(dim=0)
     network.shift.copy_(features.mean(dim=0))
     # A dead feature is constant here and must stay silent later.
-    network.scale.copy_(
-        torch.where(spread > 1e-6 * spread.max(), 1 / spread.clamp_min(1e-12), 0.0)
-    )
+    network.scale.copy_(torch.where(spread > 1e-6 * spread.max(), 1 / spread.clamp_min(1e-12), 0.0))
     flat = images.flatten(1)
     mean = flat.mean(dim=0)
     top = torch.from_numpy(principal_directions((flat - mean).numpy(), rank))
@@ -258,16 +254,12 @@ def _check(
         raise NumericError(
             f"decoder takes features [n, D] and images [n, C, H, W], got {features.shape} and {images.shape}"
         )
-    if noisy is not None and (
-        noisy.ndim != 2 or noisy.shape[1] != features.shape[1] or len(noisy) != len(own)
-    ):
+    if noisy is not None and (noisy.ndim != 2 or noisy.shape[1] != features.shape[1] or len(noisy) != len(own)):
         raise NumericError(
             f"inverted features {noisy.shape} fit neither features {features.shape} nor images {own.shape}"
         )
     if own.shape[1:] != images.shape[1:]:
-        raise NumericError(
-            f"images of inverted features {own.shape} and of true ones {images.shape} differ in shape"
-        )
+        raise NumericError(f"images of inverted features {own.shape} and of true ones {images.shape} differ in shape")
     if not (np.isfinite(features).all() and np.isfinite(images).all()):
         raise NumericError("decoder: features or images hold NaN or infinity")
     if noisy is not None and not np.isfinite(noisy).all():

@@ -54,9 +54,7 @@ def class_order(classes: int, images_per_class: int) -> Tensor:
     return torch.arange(classes).repeat_interleave(images_per_class)
 
 
-def dual_coefficients(
-    gram: Tensor, labels: Tensor, first_logits: Tensor, recipe: Recipe
-) -> tuple[Tensor, float]:
+def dual_coefficients(gram: Tensor, labels: Tensor, first_logits: Tensor, recipe: Recipe) -> tuple[Tensor, float]:
     """Simulate the training in the dual space.
 
     Args:
@@ -118,9 +116,7 @@ def invert_heads(
     solver = _Solver(recipe, prior, images_per_class, noise_variance, device)
     with limited_threads(1):
         parts = [
-            solver.solve(
-                torch.from_numpy(np.ascontiguousarray(weight[i : i + _CHUNK])).to(device).double(), iterations
-            )
+            solver.solve(torch.from_numpy(np.ascontiguousarray(weight[i : i + _CHUNK])).to(device).double(), iterations)
             for i in range(0, len(weight), _CHUNK)
         ]
         expected = solver.expected_error().cpu().numpy()
@@ -141,9 +137,7 @@ def invert_heads(
 class _Solver:
     """The alternation for one chunk of heads, in the eigenbasis of the prior's covariance."""
 
-    def __init__(
-        self, recipe: Recipe, prior: FeaturePrior, per_class: int, extra: float, device: str
-    ) -> None:
+    def __init__(self, recipe: Recipe, prior: FeaturePrior, per_class: int, extra: float, device: str) -> None:
         self.recipe, self.classes = recipe, prior.classes
         self.labels = class_order(prior.classes, per_class).to(device)
         self.basis = torch.from_numpy(prior.eigenvectors).to(device)
@@ -177,10 +171,7 @@ class _Solver:
             moved, trust, gain = self._estimate(turned, coefficients)
             guess = self.means + moved
             known = gain @ (trust @ self.spread**2).diag_embed() @ gain.mT
-            doubt = (
-                self.spread.sum() * torch.eye(len(self.labels), dtype=weight.dtype, device=weight.device)
-                - known
-            )
+            doubt = self.spread.sum() * torch.eye(len(self.labels), dtype=weight.dtype, device=weight.device) - known
             # What the span does not explain is, in part, the initial weights: they shape the first steps of training.
             rest = (turned - coefficients.mT @ guess) * (self.start_share / self.shrink)
             first = guess @ rest.mT
@@ -211,12 +202,8 @@ def _check(
     for name, array in (("weight", weight), ("bias", bias)):
         bad = ~np.isfinite(array).reshape(len(array), -1).all(axis=1)
         if bad.any():
-            raise NumericError(
-                f"span inversion: the {name} of head {int(bad.argmax())} holds NaN or infinity"
-            )
+            raise NumericError(f"span inversion: the {name} of head {int(bad.argmax())} holds NaN or infinity")
     if per_class < 1 or iterations < 1:
-        raise ParameterError(
-            f"images_per_class = {per_class} and iterations = {iterations} must be at least 1"
-        )
+        raise ParameterError(f"images_per_class = {per_class} and iterations = {iterations} must be at least 1")
     if not (np.isfinite(extra) and extra >= 0):
         raise ParameterError(f"noise_variance = {extra} is not allowed: finite and at least 0")

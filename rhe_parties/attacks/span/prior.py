@@ -41,9 +41,7 @@ class FeaturePrior:
     whitener: FloatArray
 
     @classmethod
-    def fit(
-        cls, features: FloatArray, labels: IntArray, classes: int, shrinkage: float | None = None
-    ) -> FeaturePrior:
+    def fit(cls, features: FloatArray, labels: IntArray, classes: int, shrinkage: float | None = None) -> FeaturePrior:
         """Fit to auxiliary features.
 
         Args:
@@ -104,15 +102,11 @@ def _oracle_shrinkage(covariance: Float64Array, samples: int) -> float:
 
 def _check(features: FloatArray, labels: IntArray, classes: int) -> None:
     if features.ndim != 2 or labels.shape != features.shape[:1]:
-        raise NumericError(
-            f"prior: features {features.shape} and labels {labels.shape} must be [n, D] and [n]"
-        )
+        raise NumericError(f"prior: features {features.shape} and labels {labels.shape} must be [n, D] and [n]")
     if not np.isfinite(features).all():
         raise NumericError("prior: auxiliary features hold NaN or infinity")
     if len(labels) <= classes:
-        raise DataError(
-            f"prior: {len(labels)} auxiliary images are too few for {classes} classes (more than one each)"
-        )
+        raise DataError(f"prior: {len(labels)} auxiliary images are too few for {classes} classes (more than one each)")
     missing = sorted(set(range(classes)) - set(labels.tolist()))
     if missing:
         raise DataError(f"prior: class {missing[0]} has no auxiliary image")

@@ -48,9 +48,7 @@ def augment_images(images: UInt8Array, copies: int, seed: int) -> UInt8Array:
         shift = noise[:, 4:] * (_SHIFT / 16)
         first = torch.stack([grow_x * cos, grow_x * (skew * cos - sin), shift[:, 0]], dim=1)
         second = torch.stack([grow_y * sin, grow_y * (skew * sin + cos), shift[:, 1]], dim=1)
-        grid = F.affine_grid(
-            torch.stack([first, second], dim=1), [count, channels, height, width], align_corners=False
-        )
+        grid = F.affine_grid(torch.stack([first, second], dim=1), [count, channels, height, width], align_corners=False)
         moved = F.grid_sample(source, grid, mode="bilinear", padding_mode="border", align_corners=False)
         parts.append(moved.round_().clamp_(0, 255).to(torch.uint8).numpy())
     return np.concatenate(parts)
@@ -66,9 +64,7 @@ def balanced_sets(labels: IntArray, classes: int, per_class: int, heads: int, se
     for label in range(classes):
         pool = np.flatnonzero(labels == label)
         if len(pool) < per_class:
-            raise DataError(
-                f"class {label} has {len(pool)} auxiliary images, {per_class} are needed for a shadow head"
-            )
+            raise DataError(f"class {label} has {len(pool)} auxiliary images, {per_class} are needed for a shadow head")
         usable = len(pool) // per_class * per_class
         rng = numpy_stream(seed, "span-sets", label)
         rounds = -(-heads * per_class // usable)
@@ -100,7 +96,5 @@ def shadow_inversions(
     labels = np.repeat(np.arange(prior.classes), per_class).astype(np.int64)
     seeds: Sequence[int] = [stream_seed(seed, "span-shadow", index) for index in range(len(sets))]
     with limited_threads(1):
-        weight, bias = train_heads(
-            features[sets], np.tile(labels, (len(sets), 1)), prior.classes, recipe, seeds
-        )
+        weight, bias = train_heads(features[sets], np.tile(labels, (len(sets), 1)), prior.classes, recipe, seeds)
     return invert_heads(weight, bias, recipe, prior, per_class, iterations)
