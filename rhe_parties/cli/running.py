@@ -12,7 +12,7 @@ from rich.console import Console
 from rhe_parties.errors import DataError, RheError
 from rhe_parties.report.html import render_html
 from rhe_parties.report.record import Record, load_record
-from rhe_parties.report.table import render_table
+from rhe_parties.report.table import FULL_WIDTH, render_table
 from rhe_parties.runner.parameters import parse_assignments, read_parameter_file
 from rhe_parties.runner.scenario import default_folder, load_scenario
 
@@ -59,7 +59,10 @@ def _show(record: Record, folder: Path, as_json: bool) -> None:
     if as_json:
         typer.echo(record.model_dump_json(indent=1))
         return
-    Console().print(render_table(record, str(folder / "report.html")))
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=FULL_WIDTH)  # a file or a log has no width of its own
+    console.print(render_table(record, str(folder / "report.html"), console.width))
 
 
 def show_report(folder: Path, as_json: bool) -> None:

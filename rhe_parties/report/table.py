@@ -24,7 +24,7 @@ from rhe_parties.report.wording import (
     world_cost,
 )
 
-__all__ = ["render_error", "render_table"]
+__all__ = ["FULL_WIDTH", "render_error", "render_table"]
 
 _STYLES = {
     "leaked": "bold red",
@@ -34,25 +34,28 @@ _STYLES = {
     "not-applicable": "dim",
     "none": "dim",
 }
-# What a cell may take so that the whole table fits 100 columns.
+# Columns that the whole table takes, and what a cell may take of them.
+FULL_WIDTH = 104
 _REASON_WIDTH = 40
 _SHOWN = ("identification_rate", "tpr_at_fpr_1pct")
 
 
-def render_table(record: Record, report: str = "") -> RenderableType:
-    """The whole run as something that a rich console prints; laid out for 100 columns and more.
+def render_table(record: Record, report: str = "", width: int = FULL_WIDTH) -> RenderableType:
+    """The whole run as something that a rich console prints.
 
     Args:
         report: where the HTML report lies, for the last line; "" leaves that line out.
+        width: columns of the console; below `FULL_WIDTH` the tables leave out what the report shows anyway.
     """
+    narrow = width < FULL_WIDTH
     parts: list[RenderableType] = [_header(record)]
     if record.status != "ok":
         parts.append(Text(error_sentence(record), style="bold magenta"))
     if record.threat_model:
         parts += [Text(), _threat(record)]
     if record.worlds:
-        parts += [_heading("What each adversary learned"), _attacks(record)]
-        parts += [_heading("What it costs"), _costs(record)]
+        parts += [_heading("What each adversary learned"), _attacks(record, narrow)]
+        parts += [_heading("What it costs"), _costs(record, narrow)]
         parts += [_heading("In words"), _words(record)]
         parts += [Padding(Text(sentence), (0, 0, 0, 2)) for sentence in control_sentences(record)]
     elif record.status == "ok":
@@ -108,26 +111,32 @@ _AT = {
 }
 
 
-def _attacks(record: Record) -> Table:
+def _attacks(record: Record, narrow: bool) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_lines=False)
-    table.add_column("World", max_width=9, overflow="fold", style="bold")
-    table.add_column("Adversary", min_width=14, max_width=18, overflow="fold")
-    table.add_column("Outcome", min_width=18, max_width=20, overflow="fold")
+    table.add_column("World", min_width=5, max_width=6 if narrow else 9, overflow="fold", style="bold")
+    table.add_column("Adversary", min_width=14, max_width=14 if narrow else 18, overflow="fold")
+    table.add_column("Outcome", min_width=13 if narrow else 18, max_width=16 if narrow else 20, overflow="fold")
     table.add_column("Training images\nidentified", min_width=18, no_wrap=True)
     table.add_column("Rebuilt (TPR\nat 1 % FPR)", min_width=15, no_wrap=True)
-    table.add_column("Pixel error\n(MSE)", min_width=13, no_wrap=True)
+    if not narrow:
+        table.add_column("Pixel error\n(MSE)", min_width=13, no_wrap=True)
+    shown = _SHOWN if narrow else (*_SHOWN, "mse")
     for world in record.worlds:
         if world.status == "error" or not world.attacks:
             reason = printable(world.error) if world.status == "error" else "no attack was run"
             word, style = ("error: ", _STYLES["error"]) if world.status == "error" else ("", _STYLES["none"])
-            table.add_row(printable(world.name), MISSING, Text(word + _short(reason), style=style), *[MISSING] * 3)
+            table.add_row(
+                printable(world.name), MISSING, Text(word + _short(reason), style=style), *[MISSING] * len(shown)
+            )
         for position, attack in enumerate(world.attacks):
             last = position == len(world.attacks) - 1
-            table.add_row(printable(world.name) if position == 0 else "", *_attack_cells(attack), end_section=last)
+            table.add_row(
+                printable(world.name) if position == 0 else "", *_attack_cells(attack, shown), end_section=last
+            )
     return table
 
 
-def _attack_cells(attack: AttackRecord) -> list[RenderableType]:
+def _attack_cells(attack: AttackRecord, shown: tuple[str, ...]) -> list[RenderableType]:
     word, detail = outcome_words(attack)
     result = deciding_result(attack)
     if attack.outcome in ("blocked", "error"):
@@ -142,7 +151,7 @@ def _attack_cells(attack: AttackRecord) -> list[RenderableType]:
         _two(printable(attack.adversary), variant_words(attack.variant)),
         _two(word, _short(detail), _STYLES[attack.outcome]),
     ]
-    return [*cells, *(_measured(attack, name) for name in (*_SHOWN, "mse"))]
+    return [*cells, *(_measured(attack, name) for name in shown)]
 
 
 def _short(text: str) -> str:
@@ -164,26 +173,18 @@ def _measured(attack: AttackRecord, name: str) -> Text:
     return _two(value + interval, f"{words} {format_value(name, result.chance)}" if result.chance is not None else "")
 
 
-def _costs(record: Record) -> Table:
+def _costs(record: Record, narrow: bool) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("World", min_width=9, max_width=14, overflow="fold", style="bold")
     table.add_column("Accuracy", no_wrap=True)
-    for title in (
-        "One head",
-        "Request per\nprediction",
-        "Reply per\nprediction",
-        "Messages",
-        "Bytes",
-        "Seconds",
-    ):
+    titles = ["One head", "Request per\nprediction", "Reply per\nprediction", "Messages", "Bytes", "Seconds"]
+    for title in titles[:3] if narrow else titles:
         table.add_column(title, justify="right", no_wrap=True)
     for world in record.worlds:
         cost = world_cost(world)
         sizes = [MISSING if item is None else size_text(item) for item in (cost.head, cost.request, cost.reply)]
-        table.add_row(
-            printable(world.name), _accuracy(world), *sizes,
-            f"{cost.messages:,}", size_text(cost.total_bytes), f"{world.seconds:.1f}",
-        )  # fmt: skip
+        totals = [f"{cost.messages:,}", size_text(cost.total_bytes), f"{world.seconds:.1f}"]
+        table.add_row(printable(world.name), _accuracy(world), *sizes, *([] if narrow else totals))
     return table
 
 
