@@ -43,15 +43,16 @@ def run_world(
     Raises:
         PartyFailure, TransportError: a party refused, died or was too slow.
     """
-    started = time.perf_counter()
     p = lab.parameters
     heads = len(lab.truth.sets)
     board = Switchboard(transport, transcript, lab.run_id, world.name, p.party_timeout)
+    with reporter.stage(f"world {world.name}: seating the parties", 3) as update:
+        for index, (party, setup) in enumerate(party_setups(lab, world).items()):
+            update(index, party)
+            transport.seat(party, setup, p.party_timeout)
+    # Processes start in the first world only, so the seconds of worlds compare from here on.
+    started = time.perf_counter()
     try:
-        with reporter.stage(f"world {world.name}: seating the parties", 3) as update:
-            for index, (party, setup) in enumerate(party_setups(lab, world).items()):
-                update(index, party)
-                transport.seat(party, setup, p.party_timeout)
         with reporter.stage(f"world {world.name}: training and installing", heads) as update:
             for index in range(heads):
                 board.ask(DATA_OWNER, TrainHead(lab.head_id(index), index), HeadReady)

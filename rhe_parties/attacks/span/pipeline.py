@@ -48,7 +48,7 @@ class SpanSettings:
     limit: int = 20_000
     copies: int = 10
     shadow_heads: int = 1000
-    decoder_steps: int = 1100
+    decoder_steps: int = 700
     batch_size: int = 64
     size: DecoderSize = field(default_factory=lambda: DecoderSize(512, 8, 64))
     refine_steps: int = 40
