@@ -6,7 +6,6 @@ import ast
 import copy
 import pickle
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,44 +15,26 @@ import rhe_parties.he
 from rhe_parties.he import sealio
 from rhe_parties.he.plan import plan_head
 from rhe_parties.he.scheme import make_custody, make_encryptor, make_evaluator
+from tests.key_spy import KeySpy, key_needles, key_words
 
 FOLDER = Path(rhe_parties.he.__file__).parent
 
 
-class Spy:
-    """Stands in for SEAL's key generator and remembers the secret keys."""
-
-    seen: list[Any] = []  # noqa: RUF012
-    real = sealapi.KeyGenerator
-
-    def __init__(self, context: Any) -> None:
-        self._generator = Spy.real(context)
-
-    def secret_key(self) -> Any:
-        Spy.seen.append(self._generator.secret_key())
-        return Spy.seen[-1]
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._generator, name)
-
-
 @pytest.mark.parametrize("scheme", ["bfv", "ckks"])
 def test_no_public_object_holds_the_secret(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    Spy.seen.clear()
-    monkeypatch.setattr(sealapi, "KeyGenerator", Spy)
+    KeySpy.seen.clear()
+    monkeypatch.setattr(sealapi, "KeyGenerator", KeySpy)
     plan = plan_head(30, 2, 4.0, scheme)
     custody = make_custody(plan)
-    (secret,) = Spy.seen
+    (secret,) = KeySpy.seen
     encryptor = make_encryptor(custody.public)
     head, _ = encryptor.encrypt(np.ones((2, 30)), np.zeros(2))
     evaluator = make_evaluator(custody.public, head)
     reply, _ = evaluator.evaluate(np.ones((1, 30)))
 
-    values = secret.data()
-    words = np.array([values.data(i) for i in range(plan.degree)], dtype="<u8").tobytes()
-    saved = sealio.to_bytes(secret)
-    needles = [saved[48:112], words[:64], words[64:128], words[-64:]]
-    assert all(needle in saved or needle in words for needle in needles)
+    words = key_words(secret, plan.degree)
+    needles = key_needles(secret, plan.degree)
+    assert all(needle in sealio.to_bytes(secret) or needle in words for needle in needles)
     public_bytes = [pickle.dumps(value) for value in (custody.public, head, reply)]
     public_bytes += [repr(value).encode() for value in (custody, custody.public, encryptor, evaluator, head, reply)]
     assert not any(needle in data for needle in needles for data in public_bytes)

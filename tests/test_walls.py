@@ -11,19 +11,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import tenseal.sealapi as sealapi
 
 import rhe_parties
 from rhe_parties.attacks.base import ADVERSARIES
-from rhe_parties.he import sealio
 from rhe_parties.messages import Envelope, decode, encode
 from rhe_parties.messages.payloads import AttackRequest, ClaimReport, Decision, PlainHead
 from rhe_parties.threat.model import ADVERSARY, DATA_OWNER, KEY_HOLDER, LABORATORY, MODEL_HOST, ThreatModel
 from rhe_parties.threat.transcript import Transcript, TranscriptEntry
 from rhe_parties.threat.view import AdversaryView, Observation, build_view
 from rhe_parties.transport import LocalTransport
+from tests.key_spy import KeySpy, key_needles
 from tests.laboratory import play, seat_adversary, small_laboratory
 
 PACKAGE = Path(rhe_parties.__file__).parent
@@ -121,43 +120,20 @@ def test_parties_work_without_ray_and_grpc() -> None:
     assert done.stdout.strip() == "2", done.stderr
 
 
-class _Spy:
-    """Stands in for SEAL's key generator and remembers the secret keys, as no code of the package can."""
-
-    seen: list[Any] = []  # noqa: RUF012
-    real = sealapi.KeyGenerator
-
-    def __init__(self, context: Any) -> None:
-        self._generator = _Spy.real(context)
-
-    def secret_key(self) -> Any:
-        _Spy.seen.append(self._generator.secret_key())
-        return _Spy.seen[-1]
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._generator, name)
-
-
-def _needles(secret: Any, degree: int) -> list[bytes]:
-    values = secret.data()
-    words = np.array([values.data(i) for i in range(degree)], dtype="<u8").tobytes()
-    return [words[:48], words[64:112], words[-48:], sealio.to_bytes(secret)[48:112]]
-
-
 @pytest.mark.parametrize("scheme", ["bfv", "ckks"])
 def test_secret_key_bytes_are_found_nowhere(
     scheme: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    _Spy.seen.clear()
-    monkeypatch.setattr(sealapi, "KeyGenerator", _Spy)
+    KeySpy.seen.clear()
+    monkeypatch.setattr(sealapi, "KeyGenerator", KeySpy)
     caplog.set_level(logging.DEBUG)
     lab = small_laboratory(scheme=scheme)
     transport = LocalTransport()
     transcript, _ = play(lab, transport, 1)
-    (secret,) = _Spy.seen
+    (secret,) = KeySpy.seen
     plan = lab.worlds[1].plan
     assert plan is not None
-    needles = _needles(secret, plan.degree)
+    needles = key_needles(secret, plan.degree)
     transcript.save(tmp_path / "transcript.binpb")
     places = {
         "transcript": b"".join(entry.data for entry in transcript),
