@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import logging
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tenseal.sealapi as sealapi
 
 from rhe_parties.data.datasets import ROOT_VARIABLE
 from rhe_parties.report.record import AttackRecord, Record, WorldRecord, load_record
 from rhe_parties.runner.scenario import load_scenario
 from rhe_parties.threat.transcript import Transcript
+from tests.key_spy import KeySpy, key_needles
 
 SCENARIOS = Path(__file__).resolve().parents[1] / "scenarios"
 FAST: dict[str, Any] = {
@@ -175,6 +179,25 @@ def test_files_of_a_run_can_be_read_again(tmp_path: Path) -> None:
     record = _run("quickstart", tmp_path, transport="local", victims=3, adversary="head-readout")
     assert load_record(tmp_path) == record
     assert len(Transcript.load(tmp_path / "transcript.binpb")) == record.transcript_messages
+
+
+def test_secret_key_is_in_no_file_of_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    KeySpy.seen.clear()
+    monkeypatch.setattr(sealapi, "KeyGenerator", KeySpy)
+    caplog.set_level(logging.DEBUG)
+    record = _run("quickstart", tmp_path, transport="local", victims=3, adversary="head-readout")
+    (secret,) = KeySpy.seen
+    needles = key_needles(secret, 2048)
+    assert dict(_world(record, "rhe").plan)["ring"].startswith("N=2048")
+    files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert set(files) == {"record.json", "report.html", "transcript.binpb"}
+    files["log"] = caplog.text.encode()
+    for name, data in files.items():
+        for needle in needles:
+            forms = (needle, needle.hex().encode(), base64.b64encode(needle[: len(needle) // 3 * 3]))
+            assert not any(form in data for form in forms), name
 
 
 def test_scenarios_are_short() -> None:

@@ -153,8 +153,13 @@ class Strategy(ABC):
         """Turn a view that holds `needs` into a claim."""
 
     def attack_ciphertexts(self, view: AdversaryView, prior: PriorKnowledge, context: AttackContext) -> Claim:
-        """The same goal from the ciphertexts that the host really holds."""
-        raise NotImplementedError(f"{self.name} has no ciphertext variant")
+        """The same goal from the ciphertexts that the host really holds.
+
+        Raises:
+            ParameterError: the strategy has no such variant (`ciphertext_needs` is empty).
+        """
+        del view, prior, context
+        raise ParameterError(f"adversary {self.name!r} has no ciphertext variant")
 
 
 ADVERSARIES: Registry[Strategy] = Registry("adversary", "rhe_parties.adversaries", Strategy)  # type: ignore[type-abstract]
