@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json as json_module
 from collections.abc import Callable
 from pathlib import Path
@@ -61,6 +62,25 @@ def _schemes() -> list[CatalogueEntry]:
     return [CatalogueEntry(name, summary, "rhe-parties") for name, summary in scheme_catalogue().items()]
 
 
+def _parameters() -> list[CatalogueEntry]:
+    """What `-p` takes: the parameters of every scenario, and the options of the registered adversaries."""
+    from rhe_parties.attacks.base import ADVERSARIES
+    from rhe_parties.runner.parameters import Parameters
+
+    entries = []
+    for name, item in Parameters.model_fields.items():
+        default = item.get_default(call_default_factory=True)
+        text = ",".join(default) if isinstance(default, tuple) else str(default)
+        if name != "options":
+            entries.append(CatalogueEntry(name, item.description or "", f"default {text or 'empty'}"))
+    for adversary in ADVERSARIES.names():
+        for option in dataclasses.fields(ADVERSARIES.load(adversary).Options):
+            entries.append(
+                CatalogueEntry(f"{adversary}.{option.name}", f"option of {adversary}", f"default {option.default}")
+            )
+    return entries
+
+
 _KINDS: dict[str, Callable[[], list[CatalogueEntry]]] = {
     "adversaries": _adversaries,
     "defences": _defences,
@@ -68,6 +88,7 @@ _KINDS: dict[str, Callable[[], list[CatalogueEntry]]] = {
     "datasets": _datasets,
     "backbones": _backbones,
     "schemes": _schemes,
+    "parameters": _parameters,
 }
 
 
@@ -75,7 +96,7 @@ def list_command(
     kind: Annotated[str | None, typer.Argument(help="One of: " + ", ".join(_KINDS) + "; default: all.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print a list of {name, summary, source}.")] = False,
 ) -> None:
-    """List adversaries, defences, scenarios, datasets, backbones and schemes."""
+    """List adversaries, defences, scenarios, datasets, backbones, schemes and parameters."""
     if kind is not None and kind not in _KINDS:
         raise unknown_name("kind", kind, _KINDS)
     kinds = [kind] if kind is not None else list(_KINDS)
