@@ -39,7 +39,7 @@ SAMPLES = [
     p.ClassifyRequest("r1", "victim-0001", np.arange(16, dtype=np.uint8).reshape(1, 1, 4, 4)),
     p.ClassifyResponse("r1", "victim-0001", "ef" * 32, 1, _NONE, (b"cipher",), 3),
     p.Decision("r1", "victim-0001", np.array([3, 4], dtype=np.int64), 0),
-    p.AttackRequest("rhe", "prior-only", "", "as-is", ("a",), ("1",), 5, (b"x", b"y")),
+    p.AttackRequest("rhe", "prior-only", "", "as-is", ("a",), ("1",), 5, (b"x", b"y"), ("v",)),
     p.ClaimReport(
         "prior-only", "as-is", "claim", (), "", ("v",), _FLOATS.reshape(1, 1, 1, 3, 4), _NONE, _NONE, _NONE, _NONE,
         ("note",), ("text",),

@@ -181,6 +181,16 @@ def test_files_of_a_run_can_be_read_again(tmp_path: Path) -> None:
     assert len(Transcript.load(tmp_path / "transcript.binpb")) == record.transcript_messages
 
 
+@pytest.mark.parametrize("corrupted", ["key-holder", "data-owner,model-host"])
+def test_baseline_runs_whoever_is_corrupted(corrupted: str, tmp_path: Path) -> None:
+    record = _run("quickstart", tmp_path, transport="local", victims=3, adversary="head-readout", corrupted=corrupted)
+    for world in ("none", "rhe"):
+        assert _cell(record, world, "prior-only").outcome == "not-leaked"
+    seen = "model-host" in corrupted
+    assert _cell(record, "none", "head-readout").outcome == ("leaked" if seen else "blocked")
+    assert dict(record.threat_model)["corrupted parties"] == ", ".join(corrupted.split(","))
+
+
 def test_secret_key_is_in_no_file_of_a_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -195,7 +195,7 @@ def test_blocked_is_decided_from_the_content_of_the_view() -> None:
 
 
 def _attack(lab: Any, transport: LocalTransport, world: str, view: AdversaryView) -> ClaimReport:
-    request = AttackRequest(world, "head-readout", "", "as-is", (), (), 0, view.data)
+    request = AttackRequest(world, "head-readout", "", "as-is", (), (), 0, view.data, ())
     (reply,) = transport.deliver(ADVERSARY, encode(Envelope(lab.run_id, LABORATORY, ADVERSARY, 1, 0, request)), 60)
     payload = decode(reply).payload
     assert isinstance(payload, ClaimReport)

@@ -91,12 +91,14 @@ class AttackContext:
 
     Attributes:
         seed: root of the strategy's random streams (`rhe_parties.rng`).
+        victims: ids of the heads to make a claim about, in order; that they exist is no secret.
         pool: for work that falls into independent pieces; cut it the same way whatever the pool's size.
         progress: call with (fraction of the work done in [0, 1], what is being done).
         memory: survives from one world to the next at the same seat: keep what depends on prior knowledge alone.
     """
 
     seed: int
+    victims: tuple[str, ...] = ()
     pool: Pool = field(default_factory=SerialPool)
     progress: Callable[[float, str], None] = lambda _fraction, _text: None
     memory: dict[str, Any] = field(default_factory=dict)

@@ -6,17 +6,10 @@ import numpy as np
 
 from rhe_parties.attacks.base import AttackContext, Claim, PriorKnowledge, Strategy
 from rhe_parties.data.datasets import to_unit
-from rhe_parties.messages.payloads import EncryptedHead, PlainHead
 from rhe_parties.threat.view import AdversaryView
 from rhe_parties.types import AnyArray
 
-__all__ = ["PriorOnly", "victim_ids"]
-
-
-def victim_ids(view: AdversaryView) -> tuple[str, ...]:
-    """Ids of the heads that were installed, in order; that a head exists is no secret in any world."""
-    heads = (e.payload for e in view.envelopes if isinstance(e.payload, PlainHead | EncryptedHead))
-    return tuple(dict.fromkeys(head.head_id for head in heads))
+__all__ = ["PriorOnly"]
 
 
 class PriorOnly(Strategy):
@@ -32,9 +25,9 @@ class PriorOnly(Strategy):
     needs = frozenset()
 
     def attack(self, view: AdversaryView, prior: PriorKnowledge, context: AttackContext) -> Claim:
-        """See `Strategy.attack`; `context` is not used."""
-        del context
-        heads = victim_ids(view)
+        """See `Strategy.attack`; the view is not looked at."""
+        del view
+        heads = context.victims
         images = to_unit(prior.auxiliary_images)
         features = prior.backbone.extract(prior.auxiliary_images)
         return Claim(

@@ -244,7 +244,10 @@ class Decision:
 
 @dataclass(frozen=True)
 class AttackRequest:
-    """Run `adversary` on `view`: envelopes exactly as they crossed a border that the threat model exposes."""
+    """Run `adversary` on `view`: envelopes exactly as they crossed a border that the threat model exposes.
+
+    `head_ids` are the victim heads to make a claim about; that they exist is no secret.
+    """
 
     world: str
     adversary: str
@@ -254,6 +257,7 @@ class AttackRequest:
     option_values: tuple[str, ...]
     seed: int
     view: tuple[bytes, ...]
+    head_ids: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -83,8 +83,9 @@ class AdversarySeat(Party):
         return _report(payload, "claim", claim=claim)
 
     def _attack(self, strategy: Strategy, view: AdversaryView, payload: AttackRequest) -> Claim:
-        memory = self._memory
-        context = AttackContext(seed=payload.seed, pool=self._pool, progress=self._note, memory=memory)
+        context = AttackContext(
+            seed=payload.seed, victims=payload.head_ids, pool=self._pool, progress=self._note, memory=self._memory
+        )
         run = strategy.attack if payload.variant == AS_IS else strategy.attack_ciphertexts
         return run(view, self._prior, context)
 

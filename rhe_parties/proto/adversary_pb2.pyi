@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class AttackRequest(_message.Message):
-    __slots__ = ("world", "adversary", "source", "variant", "option_names", "option_values", "seed", "view")
+    __slots__ = ("world", "adversary", "source", "variant", "option_names", "option_values", "seed", "view", "head_ids")
     WORLD_FIELD_NUMBER: _ClassVar[int]
     ADVERSARY_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
@@ -17,6 +17,7 @@ class AttackRequest(_message.Message):
     OPTION_VALUES_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     VIEW_FIELD_NUMBER: _ClassVar[int]
+    HEAD_IDS_FIELD_NUMBER: _ClassVar[int]
     world: str
     adversary: str
     source: str
@@ -25,7 +26,8 @@ class AttackRequest(_message.Message):
     option_values: _containers.RepeatedScalarFieldContainer[str]
     seed: int
     view: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, world: _Optional[str] = ..., adversary: _Optional[str] = ..., source: _Optional[str] = ..., variant: _Optional[str] = ..., option_names: _Optional[_Iterable[str]] = ..., option_values: _Optional[_Iterable[str]] = ..., seed: _Optional[int] = ..., view: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    head_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, world: _Optional[str] = ..., adversary: _Optional[str] = ..., source: _Optional[str] = ..., variant: _Optional[str] = ..., option_names: _Optional[_Iterable[str]] = ..., option_values: _Optional[_Iterable[str]] = ..., seed: _Optional[int] = ..., view: _Optional[_Iterable[bytes]] = ..., head_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ClaimReport(_message.Message):
     __slots__ = ("adversary", "variant", "outcome", "missing", "error", "head_ids", "images", "features", "whitener", "weights", "biases", "note_names", "note_values")

@@ -65,6 +65,7 @@ def _attack(
         # Worlds share the seed: what differs between them is the view alone.
         seed=stream_seed(lab.parameters.seed, "attack", *map(ord, attacker.strategy.name)),
         view=view.data,
+        head_ids=tuple(lab.head_id(index) for index in range(len(lab.truth.sets))),
     )
     started = time.perf_counter()
     with reporter.stage(f"world {world.name}: {attacker.strategy.name or attacker.reference}", 1.0) as update:
