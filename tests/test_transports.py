@@ -23,8 +23,9 @@ from rhe_parties.messages.payloads import AskDecisions, Decision, Failure, Healt
 from rhe_parties.messages.setups import BackboneSpec, ModelHostSetup, encode_setup
 from rhe_parties.threat.model import KEY_HOLDER, LABORATORY, MODEL_HOST
 from rhe_parties.threat.transcript import Transcript
-from rhe_parties.transport import LocalTransport, RayOptions, Switchboard, Transport, make_transport
+from rhe_parties.transport import RayOptions, Switchboard, Transport, make_transport
 from rhe_parties.transport.base import PartyFailure
+from rhe_parties.transport.local import LocalTransport
 from rhe_parties.transport.ray_actors import RayTransport
 from tests.laboratory import TIMEOUT, play, small_laboratory
 

@@ -21,7 +21,7 @@ from rhe_parties.messages.payloads import AttackRequest, ClaimReport, Decision, 
 from rhe_parties.threat.model import ADVERSARY, DATA_OWNER, KEY_HOLDER, LABORATORY, MODEL_HOST, ThreatModel
 from rhe_parties.threat.transcript import Transcript, TranscriptEntry
 from rhe_parties.threat.view import AdversaryView, Observation, build_view
-from rhe_parties.transport import LocalTransport
+from rhe_parties.transport.local import LocalTransport
 from tests.key_spy import KeySpy, key_needles
 from tests.laboratory import play, seat_adversary, small_laboratory
 
@@ -113,7 +113,7 @@ def test_parties_work_without_ray_and_grpc() -> None:
     code = (
         "import sys; sys.modules['ray'] = None; sys.modules['grpc'] = None\n"
         "from tests.laboratory import play, small_laboratory\n"
-        "from rhe_parties.transport import LocalTransport\n"
+        "from rhe_parties.transport.local import LocalTransport\n"
         "print(len(play(small_laboratory(), LocalTransport(), 1)[1]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -219,3 +219,17 @@ def test_every_strategy_states_its_needs_in_words_of_the_view() -> None:
     for name in ADVERSARIES.names():
         cls = ADVERSARIES.load(name)
         assert all(isinstance(need, Observation) for need in cls.needs | cls.ciphertext_needs)
+
+
+def test_the_key_holders_process_loads_no_torch() -> None:
+    code = (
+        "import sys\n"
+        "import rhe_parties.transport.ray_actors\n"
+        "from rhe_parties.he.plan import plan_head\n"
+        "from rhe_parties.messages.setups import KeyHolderSetup, encode_setup\n"
+        "from rhe_parties.parties import build_party\n"
+        "party = build_party(encode_setup('r', KeyHolderSetup(plan_head(256, 10, 4.0), 0)))\n"
+        "print(party.name, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "key-holder False", done.stderr

@@ -7,21 +7,22 @@ from pathlib import Path
 
 from rhe_parties.errors import unknown_name
 from rhe_parties.transport.base import Switchboard, Transport
-from rhe_parties.transport.local import LocalTransport
 from rhe_parties.transport.options import RayOptions
 
-__all__ = ["TRANSPORTS", "LocalTransport", "RayOptions", "Switchboard", "Transport", "make_transport"]
+__all__ = ["TRANSPORTS", "RayOptions", "Switchboard", "Transport", "make_transport"]
 
 TRANSPORTS = ("local", "ray")
 
 
 def make_transport(name: str, ray_options: RayOptions | None = None) -> Transport:
-    """A transport by name; Ray is imported only when it is asked for.
+    """A transport by name; its code is imported only when it is asked for.
 
     Raises:
         ParameterError: unknown name.
     """
     if name == "local":
+        from rhe_parties.transport.local import LocalTransport
+
         return LocalTransport()
     if name == "ray":
         if ray_options is not None and ray_options.address is not None:

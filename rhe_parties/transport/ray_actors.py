@@ -21,7 +21,6 @@ from rhe_parties.errors import ParameterError, RheError, TransportError
 from rhe_parties.threat.model import ADVERSARY, DATA_OWNER, KEY_HOLDER, MODEL_HOST
 from rhe_parties.transport.base import ProgressCallback, Transport
 from rhe_parties.transport.options import RayOptions
-from rhe_parties.transport.ray_tasks import RayPool
 
 __all__ = ["RayTransport"]
 
@@ -47,6 +46,7 @@ class _PartyActor:
 
     def seat(self, setup: bytes) -> None:
         from rhe_parties.parties import build_party
+        from rhe_parties.transport.ray_tasks import RayPool
 
         self._party = None
         self._party = build_party(setup, RayPool(self._workers) if self._workers > 1 else None)

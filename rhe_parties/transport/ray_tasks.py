@@ -8,8 +8,6 @@ from typing import Any, TypeVar
 
 import ray
 
-from rhe_parties.threads import limited_threads, one_blas_thread
-
 __all__ = ["RayPool"]
 
 A = TypeVar("A")
@@ -17,6 +15,9 @@ R = TypeVar("R")
 
 
 def _one_piece(function: Callable[[A], R], piece: A) -> R:
+    # Imported here: a party's process that runs no tasks, the KeyHolder's above all, should not load torch.
+    from rhe_parties.threads import limited_threads, one_blas_thread
+
     one_blas_thread()
     with limited_threads(1):
         return function(piece)
