@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
@@ -30,12 +30,17 @@ class TranscriptEntry:
         return decode(self.data)
 
 
-def encode_entries(entries: Iterable[TranscriptEntry]) -> bytes:
-    """The bytes of `transcript.binpb`."""
-    message = envelope_pb2.TranscriptFile(version=_FORMAT)
+def encode_entries(entries: Iterable[TranscriptEntry]) -> Iterator[bytes]:
+    """The bytes of `transcript.binpb`, piece by piece.
+
+    Serialised messages of one type may be concatenated (protobuf merges repeated fields), so that a long transcript
+    is never held in memory a second time.
+    """
+    yield envelope_pb2.TranscriptFile(version=_FORMAT).SerializeToString(deterministic=True)
     for entry in entries:
-        message.entries.add(world=entry.world, envelope=entry.data, handled_seconds=entry.handled_seconds)
-    return message.SerializeToString(deterministic=True)
+        piece = envelope_pb2.TranscriptFile()
+        piece.entries.add(world=entry.world, envelope=entry.data, handled_seconds=entry.handled_seconds)
+        yield piece.SerializeToString(deterministic=True)
 
 
 def decode_entries(data: bytes) -> list[TranscriptEntry]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 import importlib.metadata
 import os
 import platform
@@ -185,8 +184,7 @@ def _finish(request: RunRequest, record: Record, transcript: Transcript) -> None
     """Write everything that there is; called on every way out of a run."""
     path = request.out / "transcript.binpb"
     try:
-        transcript.save(path)
-        record.transcript_sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        record.transcript_sha256 = transcript.save(path)
     except OSError as error:
         if sys.exc_info()[1] is None or not isinstance(sys.exc_info()[1], UserError):
             raise DataError(f"cannot write {str(path)!r}: {error.strerror}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,11 +32,16 @@ class Transcript:
         """The entries of one world."""
         return [entry for entry in self._entries if entry.world == name]
 
-    def save(self, path: Path) -> None:
-        """Write `transcript.binpb`; the file appears whole or not at all."""
+    def save(self, path: Path) -> str:
+        """Write `transcript.binpb` and return its SHA-256 (hexadecimal); the file appears whole or not at all."""
         partial = path.with_suffix(".partial")
-        partial.write_bytes(encode_entries(self._entries))
+        digest = hashlib.sha256()
+        with partial.open("wb") as file:
+            for piece in encode_entries(self._entries):
+                digest.update(piece)
+                file.write(piece)
         partial.replace(path)
+        return digest.hexdigest()
 
     @classmethod
     def load(cls, path: Path) -> Transcript:
