@@ -82,7 +82,8 @@ class RayTransport(Transport):
 
     def _connect(self) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        # A party that was given no GPU share must not see one.
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
         arguments: dict[str, Any] = {
             "namespace": self._namespace,
             "log_to_driver": False,
