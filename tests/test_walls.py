@@ -116,8 +116,14 @@ def test_parties_work_without_ray_and_grpc() -> None:
         "from rhe_parties.transport.local import LocalTransport\n"
         "print(len(play(small_laboratory(), LocalTransport(), 1)[1]))"
     )
+    assert _in_a_fresh_process(code) == "2"
+
+
+def _in_a_fresh_process(code: str) -> str:
+    """What the code prints; what it complains of is shown when it fails."""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == "2", done.stderr
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
 
 
 @pytest.mark.parametrize("scheme", ["bfv", "ckks"])
@@ -231,5 +237,4 @@ def test_the_key_holders_process_loads_no_torch() -> None:
         "party = build_party(encode_setup('r', KeyHolderSetup(plan_head(256, 10, 4.0), 0)))\n"
         "print(party.name, 'torch' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == "key-holder False", done.stderr
+    assert _in_a_fresh_process(code) == "key-holder False"

@@ -18,6 +18,7 @@ The laboratory decides from the view's content whether the needs are met; if not
 from __future__ import annotations
 
 import dataclasses
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -66,6 +67,11 @@ class PriorKnowledge:
     images_per_class: int
     auxiliary_images: UInt8Array
     auxiliary_labels: IntArray
+
+    @functools.cached_property
+    def auxiliary_features(self) -> FloatArray:
+        """Backbone features [n, D] of the auxiliary images, extracted once per seat."""
+        return self.backbone.extract(self.auxiliary_images)
 
 
 class Pool(Protocol):

@@ -29,11 +29,10 @@ class PriorOnly(Strategy):
         del view
         heads = context.victims
         images = to_unit(prior.auxiliary_images)
-        features = prior.backbone.extract(prior.auxiliary_images)
         return Claim(
             head_ids=heads,
             images=_repeat(images, prior, len(heads)),
-            features=_repeat(features, prior, len(heads)),
+            features=_repeat(prior.auxiliary_features, prior, len(heads)),
         )
 
 

@@ -7,7 +7,6 @@ Source: the span identity of linear softmax heads under full-batch gradient desc
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -135,8 +134,9 @@ class SpanInversion(Strategy):
         # Equal heads give equal pictures: an estimate without skill is the same mean head for every victim.
         _, first, place = np.unique(weight.reshape(len(weight), -1), axis=0, return_index=True, return_inverse=True)
         chunks = [first[i : i + _PIECE] for i in range(0, len(first), _PIECE)]
+        draw = functools.partial(_picture, tools, prior.backbone)
         pieces = [_Piece(weight[rows], _rows(inversion, rows)) for rows in chunks]
-        images = np.concatenate(context.pool.map(_picture(tools, prior.backbone), pieces))[place.reshape(-1)]
+        images = np.concatenate(context.pool.map(draw, pieces))[place.reshape(-1)]
         return Claim(
             head_ids=head_ids,
             images=images,
@@ -152,7 +152,7 @@ class SpanInversion(Strategy):
         count = self.options.ciphertext_shadows
         seed = stream_seed(context.seed, "span-ciphertext")
         context.progress(0.5, f"{count} shadow heads")
-        features = prior.backbone.extract(prior.auxiliary_images)
+        features = prior.auxiliary_features
         sets = balanced_sets(prior.auxiliary_labels, prior.classes, prior.images_per_class, count, seed)
         seeds = [stream_seed(seed, "shadow", index) for index in range(count)]
         with limited_threads(1):
@@ -189,9 +189,5 @@ def _rows(inversion: Inversion, rows: AnyArray) -> Inversion:
     )
 
 
-def _picture(tools: SpanAttack, backbone: Backbone) -> Callable[[_Piece], FloatArray]:
-    return functools.partial(_picture_piece, tools, backbone)
-
-
-def _picture_piece(tools: SpanAttack, backbone: Backbone, piece: _Piece) -> FloatArray:
+def _picture(tools: SpanAttack, backbone: Backbone, piece: _Piece) -> FloatArray:
     return tools.picture(backbone, piece.weight, piece.inversion)

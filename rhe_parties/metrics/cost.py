@@ -21,11 +21,6 @@ class MessageCost:
     total_bytes: int
     handled_seconds: float
 
-    @property
-    def mean_bytes(self) -> float:
-        """Bytes of one message."""
-        return self.total_bytes / self.count
-
 
 def message_costs(entries: Iterable[TranscriptEntry]) -> list[MessageCost]:
     """Group a world's transcript by kind, sender and recipient."""

@@ -65,7 +65,7 @@ def _attack(
         # Worlds share the seed: what differs between them is the view alone.
         seed=stream_seed(lab.parameters.seed, "attack", *map(ord, attacker.strategy.name)),
         view=view.data,
-        head_ids=tuple(lab.head_id(index) for index in range(len(lab.truth.sets))),
+        head_ids=lab.head_ids,
     )
     started = time.perf_counter()
     with reporter.stage(f"world {world.name}: {attacker.strategy.name or attacker.reference}", 1.0) as update:
@@ -89,9 +89,8 @@ def _attack(
 
 def _measure(lab: Laboratory, report: ClaimReport, cell: AttackRecord) -> None:
     """Compare the claim with the truth; a claim of impossible shape is the strategy's error, not the run's."""
-    expected = tuple(lab.head_id(index) for index in range(len(lab.truth.sets)))
     try:
-        _check_shapes(lab, report, expected)
+        _check_shapes(lab, report)
         results = measure_claim(report, lab.truth, lab.heads, numpy_stream(lab.parameters.seed, "bootstrap-attack"))
     except (ValueError, IndexError) as error:
         cell.error = f"the claim cannot be measured: {error}"
@@ -101,7 +100,8 @@ def _measure(lab: Laboratory, report: ClaimReport, cell: AttackRecord) -> None:
     cell.examples = _examples(lab, report)
 
 
-def _check_shapes(lab: Laboratory, report: ClaimReport, expected: tuple[str, ...]) -> None:
+def _check_shapes(lab: Laboratory, report: ClaimReport) -> None:
+    expected = lab.head_ids
     if report.head_ids != expected:
         raise ValueError(f"it names {len(report.head_ids)} heads, the victims are {len(expected)} in their own order")
     heads, images = lab.truth.sets.shape

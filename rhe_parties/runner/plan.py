@@ -82,6 +82,11 @@ class Laboratory:
     attackers: list[Attacker]
     threat_model: ThreatModel
 
+    @property
+    def head_ids(self) -> tuple[str, ...]:
+        """Names of all victim heads, in the order of `truth.sets`."""
+        return tuple(self.head_id(index) for index in range(len(self.truth.sets)))
+
     def head_id(self, index: int) -> str:
         """Name of victim head `index`."""
         return f"victim-{index:04d}"
