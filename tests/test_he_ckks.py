@@ -11,7 +11,7 @@ import pytest
 from rhe_parties.errors import FailureCode, SchemeError
 from rhe_parties.he import sealio
 from rhe_parties.he.noise import ckks_error
-from rhe_parties.he.plan import plan_head
+from rhe_parties.he.planner import plan_head
 from rhe_parties.he.scheme import (
     HeadCiphertexts,
     KeyCustody,
@@ -22,7 +22,7 @@ from rhe_parties.he.scheme import (
     make_evaluator,
 )
 
-PLAN = plan_head(20, 3, 4.0, "ckks")
+PLAN = plan_head(20, 3, scheme="ckks")
 
 
 @pytest.fixture(scope="module")
@@ -40,24 +40,25 @@ def make_head(
 
 @pytest.mark.parametrize(("features", "classes"), [(1, 1), (20, 3), (256, 2), (4095, 1)])
 def test_logits_are_within_the_derived_error(features: int, classes: int) -> None:
-    plan = plan_head(features, classes, 4.0, "ckks")
+    plan = plan_head(features, classes, scheme="ckks")
     custody = make_custody(plan)
     rng = np.random.default_rng(features)
     weight, bias = rng.normal(size=(classes, features)), rng.normal(size=classes)
-    inputs = rng.uniform(-4, 4, size=(2, features))
-    inputs[0, 0] = 9.0
+    inputs = rng.uniform(-1, 1, size=(2, features)) * plan.feature_norm / np.sqrt(features)
+    inputs[0, 0] = 2 * plan.feature_norm
     head, unit = make_encryptor(custody.public).encrypt(weight, bias)
     reply, saturated = make_evaluator(custody.public, head).evaluate(inputs)
     got = custody.decrypt(reply)
     assert got.dtype == np.float64
     assert saturated == 1
-    wanted = (np.clip(inputs, -4, 4) @ weight.T + bias) / unit
+    inputs[0] *= plan.feature_norm / np.linalg.norm(inputs[0])
+    wanted = (inputs @ weight.T + bias) / unit
     assert np.abs(got - wanted).max() < 8 * ckks_error(plan.degree, features, 40)
 
 
 def test_extreme_heads(custody: KeyCustody) -> None:
     encryptor = make_encryptor(custody.public)
-    inputs = np.full((1, 20), 4.0)
+    inputs = np.full((1, 20), 3.0)
     for factor in (0.0, 1e-40, 1e37):
         weight = np.arange(60.0).reshape(3, 20) * factor
         head, unit = encryptor.encrypt(weight, np.zeros(3))

@@ -10,13 +10,13 @@ import pytest
 
 from rhe_parties.errors import FailureCode, SchemeError
 from rhe_parties.he.inspect import numeric_view
-from rhe_parties.he.plan import plan_head
+from rhe_parties.he.planner import plan_head
 from rhe_parties.he.quantise import quantise_head
 from rhe_parties.he.scheme import make_custody, make_encryptor
 
 
 def test_plain_view_is_the_head_itself() -> None:
-    plan = plan_head(20, 3, 4.0, "plain")
+    plan = plan_head(20, 3, scheme="plain")
     custody = make_custody(plan)
     weight, bias = np.random.default_rng(0).normal(size=(3, 20)), np.arange(3.0)
     head, _ = make_encryptor(custody.public).encrypt(weight, bias)
@@ -30,7 +30,7 @@ def test_plain_view_is_the_head_itself() -> None:
 
 @pytest.mark.parametrize(("scheme", "per_cipher"), [("bfv", 2 * 2048), ("ckks", 2 * 2 * 8192)])
 def test_encrypted_view_is_uniform_whatever_the_head(scheme: str, per_cipher: int) -> None:
-    plan = plan_head(20, 3, 4.0, scheme)
+    plan = plan_head(20, 3, scheme=scheme)
     custody = make_custody(plan)
     encryptor = make_encryptor(custody.public)
     heads = [np.zeros((3, 20)), np.full((3, 20), 100.0), np.random.default_rng(1).normal(size=(3, 20))]
@@ -46,7 +46,7 @@ def test_encrypted_view_is_uniform_whatever_the_head(scheme: str, per_cipher: in
 
 
 def test_view_refuses_a_head_for_other_keys() -> None:
-    plan = plan_head(20, 3, 4.0)
+    plan = plan_head(20, 3)
     custody, other = make_custody(plan), make_custody(plan)
     head, _ = make_encryptor(custody.public).encrypt(np.ones((3, 20)), np.ones(3))
     with pytest.raises(SchemeError) as caught:
@@ -57,7 +57,7 @@ def test_view_refuses_a_head_for_other_keys() -> None:
 
 
 def test_view_is_fast_enough_for_hundreds_of_heads() -> None:
-    plan = plan_head(256, 10, 4.0)
+    plan = plan_head(256, 10)
     custody = make_custody(plan)
     head, _ = make_encryptor(custody.public).encrypt(np.ones((10, 256)), np.ones(10))
     start = time.perf_counter()

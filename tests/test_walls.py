@@ -231,10 +231,10 @@ def test_the_key_holders_process_loads_no_torch() -> None:
     code = (
         "import sys\n"
         "import rhe_parties.transport.ray_actors\n"
-        "from rhe_parties.he.plan import plan_head\n"
+        "from rhe_parties.he.planner import plan_head\n"
         "from rhe_parties.messages.setups import KeyHolderSetup, encode_setup\n"
         "from rhe_parties.parties import build_party\n"
-        "party = build_party(encode_setup('r', KeyHolderSetup(plan_head(256, 10, 4.0), 0)))\n"
+        "party = build_party(encode_setup('r', KeyHolderSetup(plan_head(256, 10), 0)))\n"
         "print(party.name, 'torch' in sys.modules)"
     )
     assert _in_a_fresh_process(code) == "key-holder False"

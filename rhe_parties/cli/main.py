@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from rhe_parties.cli.listing import list_command
+from rhe_parties.cli.planning import plan_command
 from rhe_parties.errors import RheError, UserError
 
 __all__ = ["app", "main", "run_as_program"]
@@ -25,6 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("list")(list_command)
+app.command("plan")(plan_command)
 
 Assignments = Annotated[
     list[str] | None, typer.Option("-p", "--parameter", metavar="KEY=VALUE", help="Set a parameter.")

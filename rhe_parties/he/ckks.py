@@ -2,9 +2,9 @@
 
 One CKKS vector [W_k, b_k] per class is encrypted; the host multiplies it slot by slot with the plain
 features [x, 1] and adds the slots up by rotations, for which it needs Galois keys of about 18 MB. Weights
-are divided by the largest logit that features within the bound can give (the head's scale, which goes to
-the key holder only) and features by their bound, so honest logits lie in [-1, 1]. Keys and decryption go
-through SEAL itself, so the secret stays inside SEAL's decryptor and the wire carries SEAL objects that are
+are divided by the largest logit that features within the norm bound can give (the head's scale, rounded up to
+a coarse grid, which goes to the key holder only) and features by that bound, so honest logits lie in [-1, 1].
+Keys and decryption go through SEAL itself, so the secret stays inside SEAL's decryptor and the wire carries SEAL objects that are
 checked before TenSEAL gets them. As in the paper, slots other than the first are not masked, and the
 approximation error that decryption shows depends on the secret key: only classes should be released (Li,
 Micciancio 2021).
@@ -13,6 +13,7 @@ Micciancio 2021).
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -24,7 +25,7 @@ import tenseal.sealapi as sealapi
 from rhe_parties.errors import FailureCode, SchemeError
 from rhe_parties.he import sealio
 from rhe_parties.he.plan import CKKS_SCALE_BITS, HeadPlan
-from rhe_parties.he.quantise import checked_features, checked_head
+from rhe_parties.he.quantise import Layer, checked_layers, coarse_scale, normed_features
 from rhe_parties.he.scheme import (
     HeadCiphertexts,
     LogitCiphertexts,
@@ -53,7 +54,7 @@ _LARGEST_LOGIT = 1.001
 
 
 def _context(plan: HeadPlan) -> Any:
-    return sealio.make_context(plan.degree, plan.coeff_modulus, 0)
+    return sealio.plan_context(plan)
 
 
 def _field(number: int, value: bytes | float | int) -> bytes:
@@ -172,12 +173,14 @@ class CkksEncryptor:
         sealio.load_public_key(_context(plan), public.public_key, plan.degree, len(plan.coeff_modulus))
         self._context = _tenseal_context(plan, public.public_key, b"")
 
-    def encrypt(self, weight: AnyArray, bias: AnyArray) -> tuple[HeadCiphertexts, float]:
+    def encrypt(self, weight: AnyArray, bias: AnyArray, hidden: Sequence[Layer] = ()) -> tuple[HeadCiphertexts, float]:
         """See `HeadEncryptor.encrypt`."""
         plan = self._public.plan
-        weights, biases, reach = checked_head(plan, weight, bias)
-        unit = reach if reach >= 1e-280 else 1.0
-        rows = np.concatenate([weights / unit * plan.feature_bound, biases[:, None] / unit], axis=1)
+        ((weights, biases),) = checked_layers(plan, weight, bias, hidden)
+        with np.errstate(over="ignore"):
+            reach = np.linalg.norm(weights, axis=1) * plan.feature_norm + np.abs(biases)
+        unit = coarse_scale(float(reach.max()))
+        rows = np.concatenate([weights * (plan.feature_norm / unit), biases[:, None] / unit], axis=1)
         vectors = [tenseal.ckks_vector(self._context, row.tolist()).serialize() for row in rows]
         return HeadCiphertexts(tuple(map(_seal_object, vectors)), self._public.fingerprint), unit
 
@@ -204,9 +207,8 @@ class CkksEvaluator:
 
     def evaluate(self, features: AnyArray) -> tuple[LogitCiphertexts, int]:
         """See `HeadEvaluator.evaluate`."""
-        values = checked_features(self._plan, features) / self._plan.feature_bound
-        saturated = int((np.abs(values) > 1).sum())
-        columns = np.concatenate([np.clip(values, -1, 1), np.ones((len(values), 1))], axis=1)
+        values, saturated = normed_features(self._plan, features)
+        columns = np.concatenate([values, np.ones((len(values), 1))], axis=1)
         replies = []
         with sealio.guarded("evaluating the encrypted head", FailureCode.INTERNAL):
             for row in columns.tolist():
@@ -224,6 +226,7 @@ def make_encryptor(public: PublicMaterial) -> CkksEncryptor:
     return CkksEncryptor(public)
 
 
-def make_evaluator(public: PublicMaterial, head: HeadCiphertexts) -> CkksEvaluator:
-    """See `scheme.make_evaluator`."""
+def make_evaluator(public: PublicMaterial, head: HeadCiphertexts, backend: str, device: str) -> CkksEvaluator:
+    """See `scheme.make_evaluator`; there is only one evaluator."""
+    del backend, device
     return CkksEvaluator(public, head)

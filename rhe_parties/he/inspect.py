@@ -29,11 +29,14 @@ def numeric_view(public: PublicMaterial, head: HeadCiphertexts) -> npt.NDArray[n
     check_head(public, head)
     if plan.scheme == "plain":
         return np.concatenate([read_polynomial(plan, data) for data in head.ciphertexts]).astype(np.float64)
-    load = ckks.load_head if plan.scheme == "ckks" else bfv.load_head
     primes = np.array(plan.data_primes, dtype=np.int64)[None, :, None]
+    if plan.scheme == "bfv":
+        values = [bfv.head_residues(public, head).reshape(-1, 1, plan.degree)]
+    else:
+        values = [ciphertext_residues(value) for value in ckks.load_head(public, head)]
     parts = []
-    for value in load(public, head):
-        residues = ciphertext_residues(value).astype(np.int64)
+    for value in values:
+        residues = value.astype(np.int64)
         centred = np.where(residues > primes // 2, residues - primes, residues)
         parts.append((centred / (primes / 2)).ravel())
     return np.concatenate(parts)

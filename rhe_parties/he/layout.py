@@ -21,7 +21,7 @@ __all__ = ["Layout"]
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Shape of the packing; `columns` counts the features and the constant one (D+1)."""
+    """Shape of the packing; `columns` counts what the head multiplies, the constant one included."""
 
     degree: int
     columns: int
@@ -54,6 +54,12 @@ class Layout:
         packed = np.zeros((self.class_tiles, self.feature_tiles, self.degree), dtype=np.int64)
         packed[..., : self.stride] = tiles.reshape(self.class_tiles, self.feature_tiles, self.stride)
         return packed
+
+    def unpack_weights(self, packed: IntArray) -> IntArray:
+        """Polynomials [class tiles, feature tiles, N] back as integers [K, columns]."""
+        tiles = packed[..., : self.stride].reshape(self.class_tiles, self.feature_tiles, self.tile_classes, -1)
+        rows = tiles[..., ::-1].transpose(0, 2, 1, 3).reshape(self.class_tiles * self.tile_classes, -1)
+        return np.ascontiguousarray(rows[: self.classes, : self.columns])
 
     def pack_features(self, features: IntArray) -> IntArray:
         """Integers [n ≤ b, D+1] as polynomials [feature tiles, (n-1)·c·w + w] (the rest is zero)."""

@@ -20,9 +20,9 @@ because the remainder modulo the dropped prime is pseudo-random.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from functools import lru_cache
 
-__all__ = ["FAILURE_BITS", "ckks_error", "evaluation_noise_bits", "switch_noise_bits"]
+__all__ = ["FAILURE_BITS", "ckks_error", "evaluation_noise_bits", "reply_noise_bits"]
 
 FAILURE_BITS = 40
 """The bound fails with probability at most 2^-FAILURE_BITS per request, over keys and encryptions."""
@@ -31,46 +31,61 @@ _ERROR_PROXY = 10.5
 """Variance of SEAL's centred binomial errors (21 coin pairs); also covers its rounded Gaussian of σ = 3.2."""
 _TERNARY_PROXY = 2.0 / 3.0
 _ROUNDING_PROXY = 1.0 / 12.0
+_DECRYPTION_ROUNDING = 16.0
+"""SEAL rounds to multiples of q/2^52, four units at q = 2^54, twice."""
 
 
 def _chernoff(degree: int, support: int, norm2: float, proxy: float, forms: int, outputs: int) -> float:
     """Smallest bound T with P(some coefficient exceeds T) ≤ 2^-(FAILURE_BITS + 1), over a grid of λ."""
+    return _chernoff_of_one(degree, support, proxy, forms, outputs) * math.sqrt(norm2)
+
+
+@lru_cache(maxsize=65536)
+def _chernoff_of_one(degree: int, support: int, proxy: float, forms: int, outputs: int) -> float:
+    """The bound for features of norm 1; it grows in proportion to their norm."""
     log_terms = (FAILURE_BITS + 2) * math.log(2) + math.log(degree * outputs)
     best = math.inf
     for step in range(1, 100):
         share = step / 100
-        rate = math.sqrt(share / (support * norm2 * proxy * _TERNARY_PROXY))
-        log_mgf = -0.5 * forms * degree / support * math.log1p(-share) + 0.5 * rate**2 * proxy * norm2
+        rate = math.sqrt(share / (support * proxy * _TERNARY_PROXY))
+        log_mgf = -0.5 * forms * degree / support * math.log1p(-share) + 0.5 * rate**2 * proxy
         best = min(best, (log_terms + log_mgf) / rate)
     return best
 
 
 def evaluation_noise_bits(
-    degree: int, primes: Sequence[int], support: int, norm2: int, norm1: int, outputs: int = 1
+    degree: int, special_prime: int | None, support: int, norm2: float, norm1: float, outputs: int = 1
 ) -> float:
-    """log2 of the noise bound after the plain products, their sum and the masking.
+    """log2 of the noise bound after the plain products and their sum.
 
     Args:
         degree: ring degree N.
-        primes: all primes of q in SEAL's order; with more than one the last is only used for encrypting.
+        special_prime: the prime that is only used for encrypting, None where there is none.
         support: coefficients that one feature polynomial occupies (m).
         norm2: largest possible squared Euclidean norm of all features of one request polynomial.
         norm1: largest possible sum of their absolute values.
         outputs: polynomials in the reply to one request.
     """
-    encrypted = _chernoff(degree, support, float(norm2), _ERROR_PROXY, 2, outputs)
+    encrypted = _chernoff(degree, support, norm2, _ERROR_PROXY, 2, outputs)
     # Encoding rounds q·m/t once per weight polynomial and once for the mask: at most 1/2 each.
     encoding = 0.5 * norm1 + 0.5
-    if len(primes) == 1:
+    if special_prime is None:
         return math.log2(encrypted + encoding)
-    rounding = _chernoff(degree, support, float(norm2), _ROUNDING_PROXY, 1, outputs)
-    return math.log2(encrypted / primes[-1] + rounding + encoding)
+    rounding = _chernoff(degree, support, norm2, _ROUNDING_PROXY, 1, outputs)
+    return math.log2(encrypted / special_prime + rounding + encoding)
 
 
-def switch_noise_bits(degree: int, noise_bits: float, dropped: int, outputs: int = 1) -> float:
-    """log2 of the noise bound after modulus switching by the prime `dropped`: noise/p plus one rounding."""
-    rounding = _chernoff(degree, 1, 1.0, _ROUNDING_PROXY, 1, outputs) + 0.5
-    return math.log2(2.0**noise_bits / dropped + rounding)
+def reply_noise_bits(degree: int, noise_bits: float, shift: int, outputs: int = 1) -> float:
+    """log2 of the noise bound of a reply whose residues lost their lowest `shift` bits on the wire.
+
+    The receiver puts the middle of the lost range back, so each coefficient is off by a uniform r within
+    2^(shift-1): the noise grows by r0 + r1·s (one quadratic form in the ternary secret), plus one unit for
+    the asymmetry of the range and a few for SEAL's own rounding at decryption.
+    """
+    if shift == 0:
+        return math.log2(2.0**noise_bits + _DECRYPTION_ROUNDING)
+    lost = _chernoff(degree, 1, 1.0, _ROUNDING_PROXY * 4.0**shift, 1, outputs) + degree
+    return math.log2(2.0**noise_bits + lost + _DECRYPTION_ROUNDING)
 
 
 def ckks_error(degree: int, features: int, scale_bits: int) -> float:

@@ -1,6 +1,6 @@
-"""The planner: which ring, modulus, precision and layout an encrypted head gets, and why.
+"""The plan of an encrypted head: ring, modulus, precision and layout, and every number that follows from them.
 
-Pure arithmetic: it needs no SEAL.
+Pure arithmetic: it needs no SEAL. `planner` chooses plans; this module derives, checks and reads them.
 """
 
 from __future__ import annotations
@@ -9,93 +9,126 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from functools import cached_property
+from typing import Any
+
+import numpy as np
 
 from rhe_parties.errors import FailureCode, ParameterError, SchemeError, unknown_name
 from rhe_parties.he.layout import Layout
-from rhe_parties.he.noise import FAILURE_BITS, ckks_error, evaluation_noise_bits, switch_noise_bits
+from rhe_parties.he.levelled_size import LevelledSize, levelled_size
+from rhe_parties.he.noise import FAILURE_BITS
+from rhe_parties.he.precision import leaves_room, lifted_columns, logit_errors, reply_noise, rotated_dot_error
 from rhe_parties.he.primes import ntt_primes
 from rhe_parties.he.security import MAX_MODULUS_BITS, check_security
 from rhe_parties.he.sizes import polynomial_bytes
+from rhe_parties.types import IntArray
 
-__all__ = ["CKKS_SCALE_BITS", "MAX_CLASSES", "MAX_FEATURES", "SCHEMES", "HeadPlan", "plan_head"]
+__all__ = [
+    "CKKS_SCALE_BITS",
+    "FINE_BITS",
+    "MAX_BATCH",
+    "MAX_CLASSES",
+    "MAX_FEATURES",
+    "MAX_HIDDEN",
+    "MIN_MARGIN",
+    "SCHEMES",
+    "WORD_BYTES",
+    "HeadPlan",
+    "check_integer",
+    "check_request",
+    "check_sound",
+    "complete_plan",
+]
 
 SCHEMES = ("bfv", "ckks", "plain")
-MAX_FEATURES = 4096
-MAX_CLASSES = 1000
+MAX_FEATURES, MAX_CLASSES, MAX_HIDDEN, MAX_BATCH = 4096, 1000, 4096, 1000
+MAX_LAYERS = 3
 CKKS_SCALE_BITS = 40
-
-_CKKS_DEGREE, _CKKS_BITS = 8192, (60, 40, 60)
-_CANDIDATES = ((2048, (54,)), (4096, (60, 30)), (4096, (50, 30, 29)))
-"""Rings in the order of their cost; the last prime of several is used for encrypting only."""
-_MIN_FEATURE_BITS, _MIN_WEIGHT_BITS = 9, 10
-_MIN_MARGIN = 2.0
-_MAX_PLAIN_BITS = 45
-# The head that precision is planned for: Gaussian weights whose largest is 4 standard deviations,
-# features with a root mean square of a quarter of their bound.
-_PEAK, _MEAN_ABS, _FEATURE_RMS = 4.0, math.sqrt(2 / math.pi), 0.25
+WORD_BYTES = (4, 5, 6, 7)
+"""Bytes of one coefficient in a reply that a plan may use."""
+MIN_MARGIN = 1.0
+FINE_BITS = 52
+"""SEAL decrypts to multiples of q/2^52, so that the key holder sees the noise beside the logit."""
+_MAX_PLAIN_BITS, _MAX_FEATURE_BITS = 44, 24
+_MAX_DATA_PRIME_BITS = 54
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class HeadPlan:
     """Everything public about one encrypted head; both sides compute with the same plan.
 
-    The fields up to `batch` say what to do. The rest is derived from them, for people and for checks.
-    For `ckks` there are no integers: `plain_modulus`, `feature_bits` and `weight_bits` are 0.
+    The fields up to `word_bytes` say what to do. The rest is derived from them, for people and for checks.
+    For `ckks` there are no integers: `plain_modulus` and `feature_bits` are 0.
     """
 
     scheme: str
     features: int
     classes: int
-    feature_bound: float
-    """Public power of two; features beyond it are saturated (in units of the features)."""
+    hidden: tuple[int, ...]
+    """Widths of the hidden layers with square activation; empty for a linear head."""
+    feature_norm: float
+    """Public bound of the Euclidean norm of a feature vector; longer ones are scaled down to it."""
+    security: int
+    """Bits, by the HomomorphicEncryption.org standard."""
     degree: int
     coeff_modulus: tuple[int, ...]
     """Primes of q in SEAL's order; with more than one the last is only used for encrypting."""
     plain_modulus: int
-    """t, a power of two."""
+    """t, a power of two: logits are integers modulo t."""
     feature_bits: int
-    """Signed bits of a quantised feature: its magnitude is at most 2^(feature_bits - 1)."""
+    """f: a feature vector at the norm bound has the norm 2^f in integers."""
     tile_width: int
     tile_classes: int
     batch: int
     """Inputs in one request polynomial."""
-    reply_primes: int
-    """Primes of q that are left in the reply."""
+    word_bytes: int
+    """Bytes of one coefficient of a reply on the wire: its highest bits."""
 
-    weight_bits: int
-    """Signed bits of the largest weight of a Gaussian head (a head's own scale fills t exactly)."""
+    columns: int
+    """Width of the packed head, the constant included."""
     feature_tiles: int
     class_tiles: int
+    check_count: int
+    """Masked coefficients of each reply polynomial that only show its noise, so that a wrong key shows."""
     noise_bits: float
     """log2 of the bound on the noise of a reply."""
     margin_bits: float
     """How far that bound stays below what decryption tolerates."""
     logit_error: float
-    """Expected root mean square error of a Gaussian head's logits, relative to their own root mean square."""
+    """Expected root mean square error of a trained head's logits, relative to their own root mean square."""
     key_bytes: int
     evaluation_key_bytes: int
     head_bytes: int
+    head_memory_bytes: int
+    """The encrypted head at the host, ready for products."""
     request_bytes: int
     reply_bytes: int
-    """Expected bytes on the wire: public key, evaluation keys, head, one input, its reply."""
+    """Expected bytes on the wire: public key, evaluation keys, head, one full request, its reply."""
 
-    @property
+    @cached_property
     def layout(self) -> Layout:
         """The packing of this plan."""
         return Layout(
             degree=self.degree,
-            columns=self.features + 1,
+            columns=self.columns,
             classes=self.classes,
             tile_width=self.tile_width,
             tile_classes=self.tile_classes,
             batch=self.batch,
         )
 
+    @cached_property
+    def check_positions(self) -> IntArray:
+        """Coefficients, int64 [check_count], that hold no logit and go on the wire with a fresh mask."""
+        used = self.layout.output_positions(0, self.batch)
+        free = np.setdiff1d(np.arange(self.degree, dtype=np.int64), used)
+        return free[: self.check_count]
+
     @property
-    def feature_limit(self) -> int:
-        """Largest magnitude of a quantised feature."""
-        return 1 << (self.feature_bits - 1)
+    def prime(self) -> int:
+        """q, the prime that ciphertexts of the head live on."""
+        return self.coeff_modulus[0]
 
     @property
     def data_primes(self) -> tuple[int, ...]:
@@ -103,9 +136,14 @@ class HeadPlan:
         return self.coeff_modulus if len(self.coeff_modulus) == 1 else self.coeff_modulus[:-1]
 
     @property
-    def budget_floor(self) -> int:
-        """Noise budget in whole bits of every honest reply (SEAL rounds down by up to one bit)."""
-        return max(1, math.floor(self.margin_bits) - 1)
+    def reply_shift(self) -> int:
+        """Low bits of a residue that do not go on the wire."""
+        return max(0, self.prime.bit_length() - 8 * self.word_bytes)
+
+    @property
+    def plain_bits(self) -> int:
+        """log2 t."""
+        return self.plain_modulus.bit_length() - 1
 
     def identity(self) -> bytes:
         """Canonical bytes of the fields that say what to do; equal for equal plans on every machine."""
@@ -114,7 +152,7 @@ class HeadPlan:
     def to_dict(self) -> dict[str, object]:
         """The plan as JSON-ready values."""
         values: dict[str, object] = {field.name: getattr(self, field.name) for field in fields(self)}
-        values["coeff_modulus"] = list(self.coeff_modulus)
+        values["coeff_modulus"], values["hidden"] = list(self.coeff_modulus), list(self.hidden)
         return values
 
     def choices(self) -> dict[str, object]:
@@ -149,232 +187,183 @@ class HeadPlan:
         return plan_rows(self)
 
 
-_PRIMARY = tuple(field.name for field in fields(HeadPlan)[:12])
+_PRIMARY = tuple(field.name for field in fields(HeadPlan)[:14])
 
 
-def plan_head(features: int, classes: int, feature_bound: float, scheme: str = "bfv") -> HeadPlan:
-    """Plan the head for D features and K classes in the latency layout (one input per request).
-
-    The smallest ring is taken that leaves at least 9 bits for features and 10 for weights; within it the
-    precision with the least expected logit error whose noise bound holds.
-
-    Args:
-        features: D, 1 to 4096 (4095 for `ckks`, where the bias takes the last slot).
-        classes: K, 1 to 1000.
-        feature_bound: public power of two (2^-20 to 2^20) that features seldom exceed.
-        scheme: `plain`, `bfv` or `ckks`.
+def check_request(
+    features: object, classes: object, hidden: object, feature_norm: object, security: object, scheme: object
+) -> None:
+    """Raise unless the wishes are of the right type and within the limits of the scheme.
 
     Raises:
-        ParameterError: a value is out of range or the scheme is unknown.
+        ParameterError: names the value and what is allowed.
     """
-    _check_request(features, classes, feature_bound, scheme)
-    return _plan(features, classes, float(feature_bound), scheme)
-
-
-@lru_cache(maxsize=256)
-def _plan(features: int, classes: int, bound: float, scheme: str) -> HeadPlan:
-    if scheme == "ckks":
-        primes = ntt_primes(_CKKS_DEGREE, _CKKS_BITS)
-        return _complete(scheme, features, classes, bound, _CKKS_DEGREE, primes, 0, 0, features + 1, 1, 1, 1)
-    for degree, bits in _CANDIDATES:
-        primes = ntt_primes(degree, bits)
-        width, tile_classes = _choose_tiles(degree, features + 1, classes)
-        layout = Layout(degree, features + 1, classes, width, tile_classes, 1)
-        precision = _choose_precision(layout, primes)
-        if precision is None:
-            continue
-        limit, plain_bits, reply = precision
-        return _complete(
-            scheme, features, classes, bound, degree, primes, 1 << plain_bits,
-            limit.bit_length(), width, tile_classes, 1, reply,
-        )  # fmt: skip
-    raise ParameterError(f"no parameters fit a head of {features} features and {classes} classes")
-
-
-def _check_request(features: object, classes: object, bound: object, scheme: object) -> None:
     if scheme not in SCHEMES:
         raise unknown_name("scheme", str(scheme)[:40], SCHEMES)
     most = MAX_FEATURES - 1 if scheme == "ckks" else MAX_FEATURES
-    _check_integer("features", features, most)
-    _check_integer("classes", classes, MAX_CLASSES)
-    if isinstance(bound, bool) or not isinstance(bound, int | float) or not 2.0**-20 <= bound <= 2.0**20:
-        raise ParameterError(f"feature_bound {str(bound)[:40]} is not allowed (allowed: 2^-20 to 2^20)")
-    if math.frexp(bound)[0] != 0.5:
-        close = 2.0 ** round(math.log2(bound))
-        raise ParameterError(f"feature_bound {bound} is not a power of two (nearest: {close})")
+    check_integer("features", features, most)
+    check_integer("classes", classes, MAX_CLASSES)
+    if not isinstance(hidden, tuple | list) or len(hidden) >= MAX_LAYERS:
+        raise ParameterError(f"hidden {str(hidden)[:40]} is not allowed (allowed: up to {MAX_LAYERS - 1} widths)")
+    for width in hidden:
+        check_integer("hidden", width, MAX_HIDDEN)
+    if len(hidden) > 1 and scheme != "ckks":
+        raise ParameterError(
+            f"scheme {scheme!r} takes one hidden layer at most, {len(hidden)} were given (three layers: scheme 'ckks')"
+        )
+    if security not in MAX_MODULUS_BITS or isinstance(security, bool):
+        allowed = ", ".join(map(str, MAX_MODULUS_BITS))
+        raise ParameterError(f"security {str(security)[:40]} is not allowed (allowed: {allowed} bits)")
+    norm = feature_norm
+    if isinstance(norm, bool) or not isinstance(norm, int | float) or not 2.0**-20 <= norm <= 2.0**20:
+        raise ParameterError(f"feature_norm {str(norm)[:40]} is not allowed (allowed: 2^-20 to 2^20)")
 
 
-def _check_integer(name: str, value: object, most: int, least: int = 1) -> int:
+def check_integer(name: str, value: object, most: int, least: int = 1) -> int:
+    """The value if it is a whole number from `least` to `most`.
+
+    Raises:
+        ParameterError: names the value, the limits and the nearest allowed value.
+    """
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        allowed = f"whole numbers {least} to {most}"
+        near = f"; nearest: {min(max(value, least), most)}" if type(value) is int else ""
+        allowed = f"whole numbers {least} to {most}{near}"
         raise ParameterError(f"{name} {str(value)[:40]} is not allowed (allowed: {allowed})")
     return value
 
 
-def _choose_tiles(degree: int, columns: int, classes: int) -> tuple[int, int]:
-    """(w, c) of least predicted cost for one input; costs are microseconds measured at N=2048 on one core."""
-    best: tuple[float, int, int] | None = None
-    for tile_classes in range(1, min(classes, degree) + 1):
-        outputs = -(-classes // tile_classes)
-        if -(-classes // outputs) != tile_classes:
-            continue  # a smaller tile gives the same number of outputs and more room for features
-        tiles = -(-columns // (degree // tile_classes))
-        # Encode and transform a feature tile; one product; transform, mask, serialise and send an output.
-        cost = 47.0 * tiles + 17.0 * tiles * outputs + 500.0 * outputs
-        width = -(-columns // tiles)
-        if best is None or cost < best[0]:
-            best = (cost, width, tile_classes)
-    if best is None:  # unreachable for checked arguments
-        raise ParameterError(f"no layout for {classes} classes at ring degree {degree}")
-    return best[1], best[2]
-
-
-def _choose_precision(layout: Layout, primes: tuple[int, ...]) -> tuple[int, int, int] | None:
-    """(feature limit, bits of t, reply primes) with enough bits and the least expected logit error."""
-    best: tuple[float, int, int, int] | None = None
-    for limit_bits in range(_MIN_FEATURE_BITS - 1, 20):
-        limit = 1 << limit_bits
-        for plain_bits in range(_MAX_PLAIN_BITS, 8, -1):
-            reply = _reply_primes(layout, primes, limit, 1 << plain_bits)
-            if reply is None:
-                continue
-            if _weight_bits(layout.columns - 1, limit, 1 << plain_bits) < _MIN_WEIGHT_BITS:
-                break
-            error = _logit_error(layout.columns - 1, limit, 1 << plain_bits)
-            if best is None or error < best[0]:
-                best = (error, limit, plain_bits, reply)
-            break
-    return None if best is None else best[1:]
-
-
-@lru_cache(maxsize=4096)
-def _noise(layout: Layout, primes: tuple[int, ...], limit: int, reply_primes: int) -> float:
-    columns = layout.batch * layout.columns
-    norm2, norm1 = columns * limit * limit, columns * limit
-    support, outputs = layout.batch * layout.tile_width, layout.class_tiles
-    noise = evaluation_noise_bits(layout.degree, primes, support, norm2, norm1, outputs)
-    data = primes if len(primes) == 1 else primes[:-1]
-    for dropped in reversed(data[reply_primes:]):
-        noise = switch_noise_bits(layout.degree, noise, dropped, outputs)
-    return noise
-
-
-def _margin(layout: Layout, primes: tuple[int, ...], limit: int, modulus: int, reply_primes: int) -> float:
-    """Smallest margin in bits before and after switching to the modulus of the reply."""
-    data = primes if len(primes) == 1 else primes[:-1]
-    return min(
-        math.log2(math.prod(data[:left])) - 1 - math.log2(modulus) - _noise(layout, primes, limit, left)
-        for left in {len(data), reply_primes}
-    )
-
-
-def _reply_primes(layout: Layout, primes: tuple[int, ...], limit: int, modulus: int) -> int | None:
-    """Fewest primes that the reply can be switched down to, or None when not even all of them are enough."""
-    most = max(1, len(primes) - 1)
-    for left in range(1, most + 1):
-        if math.prod(primes[:left]) <= 2 * modulus:
-            continue
-        if _margin(layout, primes, limit, modulus, left) >= _MIN_MARGIN:
-            return left
-    return None
-
-
-def _weight_bits(features: int, limit: int, modulus: int) -> int:
-    steps = _PEAK * (modulus / 2) / (_MEAN_ABS * features * limit)
-    return 1 + math.floor(math.log2(steps)) if steps >= 1 else 0
-
-
-def _logit_error(features: int, limit: int, modulus: int) -> float:
-    """Relative error of rounding features and weights to integers (uniform errors, variance 1/12)."""
-    from_features = 1 / (limit * _FEATURE_RMS)
-    from_weights = _MEAN_ABS * features * limit / (modulus / 2)
-    return math.hypot(from_features, from_weights) / math.sqrt(12)
-
-
-def _complete(
-    scheme: str, features: int, classes: int, bound: float, degree: int, primes: tuple[int, ...],
-    modulus: int, feature_bits: int, width: int, tile_classes: int, batch: int, reply_primes: int,
+def complete_plan(
+    scheme: str, features: int, classes: int, hidden: tuple[int, ...], norm: float, security: int,
+    degree: int, primes: tuple[int, ...], modulus: int, feature_bits: int,
+    width: int, tile_classes: int, batch: int, word_bytes: int,
 ) -> HeadPlan:  # fmt: skip
     """Derive every other number of a plan from the fields that say what to do."""
-    layout = Layout(degree, features + 1, classes, width, tile_classes, batch)
-    data = primes if len(primes) == 1 else primes[:-1]
-    tiles = layout.class_tiles * layout.feature_tiles
+    choices = (
+        scheme, features, classes, hidden, norm, security, degree, primes, modulus, feature_bits,
+        width, tile_classes, batch, word_bytes,
+    )  # fmt: skip
     if scheme == "ckks":
-        noise, margin, weight_bits = 0.0, 0.0, 0
-        # Errors are relative to the largest possible logit; a Gaussian head's are smaller by this factor.
-        spread = _MEAN_ABS / _FEATURE_RMS * math.sqrt(features)
-        error = spread * ckks_error(degree, features, CKKS_SCALE_BITS)
-    else:
-        limit = 1 << (feature_bits - 1)
-        noise = round(_noise(layout, primes, limit, reply_primes), 3)
-        margin = round(_margin(layout, primes, limit, modulus, reply_primes), 3)
-        weight_bits, error = _weight_bits(features, limit, modulus), _logit_error(features, limit, modulus)
+        return _complete_ckks(choices)
+    columns = lifted_columns(features, hidden)
+    layout = Layout(degree, columns, classes, width, tile_classes, batch)
+    tiles = layout.class_tiles * layout.feature_tiles
+    shift = max(0, primes[0].bit_length() - 8 * word_bytes)
+    support = min(degree, (batch - 1) * layout.stride + width)
+    outputs = layout.class_tiles
+    noise = round(
+        reply_noise(degree, primes, support, outputs, features, hidden, feature_bits, batch, shift), 3
+    )  # fmt: skip
+    margin = round(math.log2(primes[0]) - 1 - math.log2(modulus) - noise, 3)
+    checks = _check_count(layout, margin)
+    key = polynomial_bytes(degree, primes, 2)
+    head = tiles * polynomial_bytes(degree, primes[:1], 2)
+    words = degree + batch * min(tile_classes, classes) + checks
+    reply = outputs * (words * word_bytes + 16)
     if scheme == "plain":
-        key, evaluation, head, reply = 16, 0, tiles * degree * 8, layout.class_tiles * degree * 8
+        key, head, reply = 16, tiles * degree * 8, batch * classes * 8
+    return HeadPlan(
+        *choices, columns, layout.feature_tiles, layout.class_tiles, checks, noise, margin,
+        round(logit_errors(hidden, feature_bits, modulus), 9), key, 0, head, tiles * degree * 16,
+        4 * features * batch, reply,
+    )  # fmt: skip
+
+
+def _check_count(layout: Layout, margin: float) -> int:
+    """Masked coefficients needed beside the logits of a single input: a foreign key passes with 2^-40 at most."""
+    if margin < MIN_MARGIN:
+        return 0
+    fewest = layout.classes - (layout.class_tiles - 1) * layout.tile_classes
+    return max(0, math.ceil(FAILURE_BITS / margin) - fewest)
+
+
+def _complete_ckks(choices: tuple[Any, ...]) -> HeadPlan:
+    _, features, classes, hidden, _, _, degree, primes, *_ = choices
+    if hidden:
+        size: LevelledSize = levelled_size(features, classes, hidden)
     else:
         key = polynomial_bytes(degree, primes, 2)
         # TenSEAL rotates by powers of two in both directions and conjugates; one key per data prime.
         rotations = 2 * (degree.bit_length() - 2)
-        evaluation = rotations * len(data) * key if scheme == "ckks" else 0
-        head = tiles * polynomial_bytes(degree, data, 2)
-        reply = layout.class_tiles * polynomial_bytes(degree, data[:reply_primes], 2)
-    return HeadPlan(
-        scheme, features, classes, bound, degree, primes, modulus, feature_bits, width, tile_classes, batch,
-        reply_primes, weight_bits, layout.feature_tiles, layout.class_tiles, noise, margin, round(error, 9),
-        key, evaluation, head, 4 * features * batch, reply,
-    )  # fmt: skip
+        size = LevelledSize(
+            key_bytes=key,
+            evaluation_key_bytes=rotations * (len(primes) - 1) * key,
+            head_bytes=classes * polynomial_bytes(degree, primes[:-1], 2),
+            head_memory_bytes=classes * 16 * degree * (len(primes) - 1),
+            reply_bytes=classes * polynomial_bytes(degree, primes[:1], 2),
+            error=rotated_dot_error(degree, features, CKKS_SCALE_BITS),
+        )
+    derived = {
+        "columns": features + 1, "feature_tiles": 1, "class_tiles": classes, "check_count": 0,
+        "noise_bits": 0.0, "margin_bits": 0.0, "logit_error": round(size.error, 9), "key_bytes": size.key_bytes,
+        "evaluation_key_bytes": size.evaluation_key_bytes, "head_bytes": size.head_bytes,
+        "head_memory_bytes": size.head_memory_bytes, "request_bytes": 4 * features, "reply_bytes": size.reply_bytes,
+    }  # fmt: skip
+    return HeadPlan(**dict(zip(_PRIMARY, choices, strict=True)), **derived)
 
 
 def _checked(values: Mapping[str, object]) -> HeadPlan:
     names = {field.name for field in fields(HeadPlan)}
     if not isinstance(values, Mapping) or set(values) not in (names, set(_PRIMARY)):
         raise ParameterError("the keys are not exactly those of a plan")
-    scheme, bound = values["scheme"], values["feature_bound"]
-    _check_request(values["features"], values["classes"], bound, scheme)
-    degree = _check_integer("degree", values["degree"], max(MAX_MODULUS_BITS[128]))
-    features = _check_integer("features", values["features"], MAX_FEATURES)
-    classes = _check_integer("classes", values["classes"], MAX_CLASSES)
-    primes = _checked_primes(values["coeff_modulus"], degree)
+    scheme, norm, hidden = values["scheme"], values["feature_norm"], values["hidden"]
+    check_request(values["features"], values["classes"], hidden, norm, values["security"], scheme)
+    given: Any = values
+    widths = tuple(given["hidden"])
+    request = (given["features"], given["classes"], widths, float(given["feature_norm"]), given["security"])
+    degree = check_integer("degree", values["degree"], max(MAX_MODULUS_BITS[128]))
+    primes = _checked_primes(values["coeff_modulus"], degree, given["security"])
     if scheme == "ckks":
-        plan = _plan(features, classes, float(bound), "ckks")  # type: ignore[arg-type]
+        from rhe_parties.he.planner import ckks_plan
+
+        plan = ckks_plan(*request)
     else:
-        plan = _complete(
-            str(scheme), features, classes, float(bound), degree, primes,  # type: ignore[arg-type]
-            _check_integer("plain_modulus", values["plain_modulus"], 1 << _MAX_PLAIN_BITS, 2),
-            _check_integer("feature_bits", values["feature_bits"], 20, 2),
-            _check_integer("tile_width", values["tile_width"], features + 1),
-            _check_integer("tile_classes", values["tile_classes"], classes),
-            _check_integer("batch", values["batch"], degree),
-            _check_integer("reply_primes", values["reply_primes"], max(1, len(primes) - 1)),
+        columns = lifted_columns(request[0], widths)
+        plan = complete_plan(
+            str(scheme), *request, degree, primes,
+            check_integer("plain_modulus", values["plain_modulus"], 1 << _MAX_PLAIN_BITS, 2),
+            check_integer("feature_bits", values["feature_bits"], _MAX_FEATURE_BITS, 2),
+            check_integer("tile_width", values["tile_width"], columns),
+            check_integer("tile_classes", values["tile_classes"], request[1]),
+            check_integer("batch", values["batch"], degree),
+            check_integer("word_bytes", values["word_bytes"], WORD_BYTES[-1], WORD_BYTES[0]),
         )  # fmt: skip
-        _check_sound(plan)
+        check_sound(plan)
     for name in values:
         _compare(name, values[name], getattr(plan, name))
     return plan
 
 
-def _checked_primes(given: object, degree: int) -> tuple[int, ...]:
-    if not isinstance(given, list | tuple) or not 1 <= len(given) <= 8:
-        raise ParameterError("coeff_modulus is not a list of 1 to 8 primes")
-    primes = tuple(_check_integer("coeff_modulus", prime, (1 << 60) - 1, 3) for prime in given)
-    check_security(degree, math.prod(primes).bit_length())
+def _checked_primes(given: object, degree: int, security: int) -> tuple[int, ...]:
+    if not isinstance(given, list | tuple) or not 1 <= len(given) <= 12:
+        raise ParameterError("coeff_modulus is not a list of 1 to 12 primes")
+    primes = tuple(check_integer("coeff_modulus", prime, (1 << 60) - 1, 3) for prime in given)
+    check_security(degree, math.prod(primes).bit_length(), security)
     if primes != ntt_primes(degree, tuple(prime.bit_length() for prime in primes)):
         raise ParameterError("coeff_modulus is not SEAL's choice of primes for these sizes")
     return primes
 
 
-def _check_sound(plan: HeadPlan) -> None:
+def check_sound(plan: HeadPlan) -> None:
+    """Raise unless an integer plan decrypts correctly and shows wrong keys.
+
+    Raises:
+        ParameterError: says which condition fails.
+    """
+    if len(plan.coeff_modulus) > 2 or not FINE_BITS < plan.prime.bit_length() <= _MAX_DATA_PRIME_BITS:
+        raise ParameterError(f"coeff_modulus needs one data prime of {FINE_BITS + 1} or {_MAX_DATA_PRIME_BITS} bits")
     if plan.plain_modulus & (plan.plain_modulus - 1):
         raise ParameterError(f"plain_modulus {plan.plain_modulus} is not a power of two")
     if plan.batch * plan.tile_classes * plan.tile_width > plan.degree:
         raise ParameterError("batch · tile_classes · tile_width exceeds the ring degree")
-    if plan.margin_bits < _MIN_MARGIN:
+    if plan.margin_bits < MIN_MARGIN:
         raise ParameterError(
             f"the noise margin of {plan.margin_bits} bits at a failure probability of 2^-{FAILURE_BITS} "
-            f"is too small (allowed: {_MIN_MARGIN} or more)"
+            f"is too small (allowed: {MIN_MARGIN} or more)"
         )
-    if plan.plain_modulus // 2 <= (plan.features + 2) * plan.feature_limit:
-        raise ParameterError("plain_modulus leaves no bit for the weights")
+    if plan.degree - plan.batch * plan.tile_classes < plan.check_count:
+        raise ParameterError("the layout leaves no coefficients that show a wrong key")
+    if not leaves_room(plan.features, plan.hidden, plan.feature_bits, plan.plain_modulus):
+        raise ParameterError("plain_modulus leaves no bits for the weights")
 
 
 def _compare(name: str, given: object, derived: object) -> None:

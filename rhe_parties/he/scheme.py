@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol, SupportsIndex
 
@@ -91,8 +92,13 @@ class KeyCustody(Protocol):
 class HeadEncryptor(Protocol):
     """The data owner's capability."""
 
-    def encrypt(self, weight: AnyArray, bias: AnyArray) -> tuple[HeadCiphertexts, float]:
+    def encrypt(
+        self, weight: AnyArray, bias: AnyArray, hidden: Sequence[tuple[AnyArray, AnyArray]] = ()
+    ) -> tuple[HeadCiphertexts, float]:
         """Encrypt weights [K, D] and bias [K]; the second value times a decrypted logit is the real logit.
+
+        With `hidden` layers (weights [out, in] and bias [out], in the order of evaluation, each followed by x²)
+        the weights are those of the last layer.
 
         That scale follows from the private head: it goes to the key holder, never to the host.
 
@@ -106,7 +112,7 @@ class HeadEvaluator(Protocol):
     """The host's capability; it holds no secret."""
 
     def evaluate(self, features: AnyArray) -> tuple[LogitCiphertexts, int]:
-        """Encrypted logits of features [B, D], and how many feature values were saturated.
+        """Encrypted logits of features [B, D], and how many inputs were scaled down to the public norm bound.
 
         Raises:
             NumericError: BAD_TENSOR for another shape, BAD_VALUE for NaN or infinite features.
@@ -141,8 +147,8 @@ _MODULES = {
     "plain": "rhe_parties.he.plain",
 }
 _SUMMARIES = {
-    "bfv": "exact integers, weights packed into coefficients, no evaluation keys (SEAL)",
-    "ckks": "the paper's way: a TenSEAL CKKS vector per class, dot product by rotations",
+    "bfv": "exact integers packed into coefficients, no evaluation keys; one layer, or two with x² (SEAL)",
+    "ckks": "the paper's way with TenSEAL: a vector per class, rotations; two and three layers with x² by levels",
     "plain": "no protection: the integer twin of bfv that the host can read, for comparison",
 }
 
@@ -179,15 +185,24 @@ def make_encryptor(public: PublicMaterial) -> HeadEncryptor:
     return encryptor
 
 
-def make_evaluator(public: PublicMaterial, head: HeadCiphertexts) -> HeadEvaluator:
+def make_evaluator(
+    public: PublicMaterial, head: HeadCiphertexts, backend: str = "auto", device: str = "cpu"
+) -> HeadEvaluator:
     """The host's side for published keys and an encrypted head.
 
+    Args:
+        public: plan and public keys.
+        head: the encrypted head.
+        backend: who multiplies under `bfv`: see `evaluators.load_evaluator`.
+        device: torch's name of the device where features are.
+
     Raises:
+        ParameterError: unknown backend.
         SchemeError: WRONG_KEY when head and keys do not belong together, BAD_CIPHERTEXT for a damaged head.
     """
     check_public(public)
     check_head(public, head)
-    evaluator: HeadEvaluator = _module(public.plan).make_evaluator(public, head)
+    evaluator: HeadEvaluator = _module(public.plan).make_evaluator(public, head, backend, device)
     return evaluator
 
 

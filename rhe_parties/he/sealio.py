@@ -25,9 +25,12 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tenseal.sealapi as sealapi
 
 from rhe_parties.errors import FailureCode, SchemeError
+from rhe_parties.he.plan import FINE_BITS, HeadPlan
+from rhe_parties.he.seal_format import write_ciphertext
 from rhe_parties.types import AnyArray, IntArray
 
 __all__ = [
@@ -38,9 +41,12 @@ __all__ = [
     "guarded",
     "load_ciphertext",
     "load_public_key",
+    "make_ciphertext",
     "make_context",
     "make_plaintext",
+    "parms_id",
     "plaintext_values",
+    "plan_context",
     "to_bytes",
     "with_checksum",
     "without_checksum",
@@ -106,9 +112,21 @@ def guarded(doing: str, code: FailureCode = FailureCode.BAD_CIPHERTEXT) -> Itera
         raise SchemeError(code, f"{doing}: {reason or type(error).__name__}") from None
 
 
+def plan_context(plan: HeadPlan) -> Any:
+    """The SEAL context of a plan of scheme `bfv` (plain modulus 2^52) or `ckks`."""
+    fine = 0 if plan.scheme == "ckks" else 1 << FINE_BITS
+    return make_context(plan.degree, plan.coeff_modulus, fine, plan.security)
+
+
+@lru_cache(maxsize=64)
+def parms_id(plan: HeadPlan) -> bytes:
+    """SEAL's mark of the parameters in every ciphertext of the plan, 32 bytes."""
+    return struct.pack("<4Q", *plan_context(plan).first_parms_id())
+
+
 @lru_cache(maxsize=32)
-def make_context(degree: int, primes: tuple[int, ...], plain_modulus: int) -> Any:
-    """The SEAL context for BFV (or, with `plain_modulus` 0, for CKKS); refused below 128-bit security.
+def make_context(degree: int, primes: tuple[int, ...], plain_modulus: int, security: int = 128) -> Any:
+    """The SEAL context for BFV (or, with `plain_modulus` 0, for CKKS); refused below the security level.
 
     Raises:
         SchemeError: SEAL refuses the parameters.
@@ -120,7 +138,7 @@ def make_context(degree: int, primes: tuple[int, ...], plain_modulus: int) -> An
         parameters.set_coeff_modulus([sealapi.Modulus(prime) for prime in primes])
         if plain_modulus:
             parameters.set_plain_modulus(plain_modulus)
-        context = sealapi.SEALContext(parameters, True, sealapi.SEC_LEVEL_TYPE.TC128)
+        context = sealapi.SEALContext(parameters, True, getattr(sealapi.SEC_LEVEL_TYPE, f"TC{security}"))
     if not context.parameters_set():
         text = f"SEAL refuses the encryption parameters: {context.parameters_error_message()}"
         raise SchemeError(FailureCode.MALFORMED, text)
@@ -174,6 +192,18 @@ def load_ciphertext(
         raise SchemeError(FailureCode.BAD_CIPHERTEXT, text)
     if value.is_transparent():
         raise SchemeError(FailureCode.BAD_CIPHERTEXT, "ciphertext is transparent: it hides nothing")
+    return value
+
+
+def make_ciphertext(context: Any, residues: npt.NDArray[np.uint64]) -> Any:
+    """A BFV ciphertext in coefficient form from residues uint64 [2, N] modulo one data prime.
+
+    Raises:
+        SchemeError: (BAD_CIPHERTEXT) residues that are not below the prime.
+    """
+    value = sealapi.Ciphertext(context)
+    data = write_ciphertext(residues, struct.pack("<4Q", *context.first_parms_id()))
+    _load(context, value, data, "ciphertext")
     return value
 
 

@@ -39,7 +39,6 @@ class Backbone:
         image_size: side in pixels that the network works at; other sizes are resized bilinearly.
         channels: 1 (gray) or 3 (colour) that the network takes; images of the other kind are converted.
         gain: public factor on the network's output.
-        feature_bound: public power of two that calibration features do not exceed in magnitude, or None.
         untrained: weights are random (`weights="random:SEED"`): for tests and timing only.
         metadata: what the weight file says about itself.
     """
@@ -55,13 +54,12 @@ class Backbone:
         mean: tuple[float, ...] = (0.0,),
         std: tuple[float, ...] = (1.0,),
         gain: float = 1.0,
-        feature_bound: float | None = None,
         untrained: bool = False,
         metadata: Mapping[str, str] | None = None,
         device: str = "cpu",
     ) -> None:
         self.name, self.features, self.image_size, self.channels = name, features, image_size, channels
-        self.gain, self.feature_bound, self.untrained = gain, feature_bound, untrained
+        self.gain, self.untrained = gain, untrained
         self.metadata = dict(metadata or {})
         self.device = torch.device(device)
         self._network = network.to(self.device).eval().requires_grad_(False)
@@ -203,7 +201,7 @@ def _random_seed(weights: Path | str | None) -> int | None:
         ) from None
 
 
-def _strokenet(net: StrokeNet, gain: float, bound: float, device: str, **more: Any) -> Backbone:
+def _strokenet(net: StrokeNet, gain: float, device: str, **more: Any) -> Backbone:
     return Backbone(
         "strokenet",
         net,
@@ -211,7 +209,6 @@ def _strokenet(net: StrokeNet, gain: float, bound: float, device: str, **more: A
         IMAGE_SIZE,
         channels=1,
         gain=gain,
-        feature_bound=bound,
         device=device,
         **more,
     )
@@ -220,8 +217,7 @@ def _strokenet(net: StrokeNet, gain: float, bound: float, device: str, **more: A
 def _random_strokenet(seed: int, device: str) -> Backbone:
     net = StrokeNet()
     net.initialise(torch_stream(seed, "pretrain-strokenet/weights"))
-    gain, bound = calibrate(net, seed, images=512)
-    return _strokenet(net, gain, bound, device, untrained=True)
+    return _strokenet(net, calibrate(net, seed, images=512), device, untrained=True)
 
 
 def _load_strokenet(path: Path, device: str) -> Backbone:
@@ -229,7 +225,7 @@ def _load_strokenet(path: Path, device: str) -> Backbone:
         with safe_open(path, framework="pt") as file:
             metadata: dict[str, str] = json.loads((file.metadata() or {})[METADATA_KEY])
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
-        gain, bound = float(metadata["gain"]), float(metadata["feature_bound"])
+        gain = float(metadata["gain"])
         net = StrokeNet()
         net.load_state_dict(state)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -237,9 +233,9 @@ def _load_strokenet(path: Path, device: str) -> Backbone:
         raise DataError(
             f"{path} holds no strokenet weights ({text}); make them with: rhe pretrain strokenet"
         ) from error
-    if not (math.isfinite(gain) and gain > 0 and math.isfinite(bound) and bound > 0):
-        raise DataError(f"{path}: gain {gain} and feature_bound {bound} must be positive")
-    return _strokenet(net, gain, bound, device, metadata=metadata)
+    if not (math.isfinite(gain) and gain > 0):
+        raise DataError(f"{path}: gain {gain} must be positive")
+    return _strokenet(net, gain, device, metadata=metadata)
 
 
 def backbone_catalogue() -> list[tuple[str, int | None, str]]:

@@ -7,32 +7,36 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class HeadPlan(_message.Message):
-    __slots__ = ("scheme", "features", "classes", "degree", "coeff_modulus", "plain_modulus", "reply_primes", "feature_bits", "feature_bound", "tile_width", "tile_classes", "batch")
+    __slots__ = ("scheme", "features", "classes", "hidden", "feature_norm", "security", "degree", "coeff_modulus", "plain_modulus", "feature_bits", "tile_width", "tile_classes", "batch", "word_bytes")
     SCHEME_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     CLASSES_FIELD_NUMBER: _ClassVar[int]
+    HIDDEN_FIELD_NUMBER: _ClassVar[int]
+    FEATURE_NORM_FIELD_NUMBER: _ClassVar[int]
+    SECURITY_FIELD_NUMBER: _ClassVar[int]
     DEGREE_FIELD_NUMBER: _ClassVar[int]
     COEFF_MODULUS_FIELD_NUMBER: _ClassVar[int]
     PLAIN_MODULUS_FIELD_NUMBER: _ClassVar[int]
-    REPLY_PRIMES_FIELD_NUMBER: _ClassVar[int]
     FEATURE_BITS_FIELD_NUMBER: _ClassVar[int]
-    FEATURE_BOUND_FIELD_NUMBER: _ClassVar[int]
     TILE_WIDTH_FIELD_NUMBER: _ClassVar[int]
     TILE_CLASSES_FIELD_NUMBER: _ClassVar[int]
     BATCH_FIELD_NUMBER: _ClassVar[int]
+    WORD_BYTES_FIELD_NUMBER: _ClassVar[int]
     scheme: str
     features: int
     classes: int
+    hidden: _containers.RepeatedScalarFieldContainer[int]
+    feature_norm: float
+    security: int
     degree: int
     coeff_modulus: _containers.RepeatedScalarFieldContainer[int]
     plain_modulus: int
-    reply_primes: int
     feature_bits: int
-    feature_bound: float
     tile_width: int
     tile_classes: int
     batch: int
-    def __init__(self, scheme: _Optional[str] = ..., features: _Optional[int] = ..., classes: _Optional[int] = ..., degree: _Optional[int] = ..., coeff_modulus: _Optional[_Iterable[int]] = ..., plain_modulus: _Optional[int] = ..., reply_primes: _Optional[int] = ..., feature_bits: _Optional[int] = ..., feature_bound: _Optional[float] = ..., tile_width: _Optional[int] = ..., tile_classes: _Optional[int] = ..., batch: _Optional[int] = ...) -> None: ...
+    word_bytes: int
+    def __init__(self, scheme: _Optional[str] = ..., features: _Optional[int] = ..., classes: _Optional[int] = ..., hidden: _Optional[_Iterable[int]] = ..., feature_norm: _Optional[float] = ..., security: _Optional[int] = ..., degree: _Optional[int] = ..., coeff_modulus: _Optional[_Iterable[int]] = ..., plain_modulus: _Optional[int] = ..., feature_bits: _Optional[int] = ..., tile_width: _Optional[int] = ..., tile_classes: _Optional[int] = ..., batch: _Optional[int] = ..., word_bytes: _Optional[int] = ...) -> None: ...
 
 class PublicMaterial(_message.Message):
     __slots__ = ("plan", "public_key", "evaluation_keys", "fingerprint")

@@ -57,7 +57,10 @@ class Parameters(BaseModel):
     worlds: Names = Field(("none", "rhe"), description="defences to compare; rhe:SCHEME names another scheme")
     adversary: Names = Field(("head-readout", "span-inversion"), description="strategies, besides prior-only")
     scheme: str = Field("bfv", description="scheme of the encrypted head in the world rhe")
-    feature_bound: float | None = Field(None, gt=0, description="public bound of a feature; None calibrates it")
+    feature_norm: float | None = Field(
+        None, ge=2.0**-20, le=2.0**20, description="public bound of a feature vector's length; None calibrates it"
+    )
+    batch: int = Field(1, ge=1, le=1000, description="inputs per encrypted request that the layout is planned for")
     learning_rate: float | None = Field(None, gt=0, description="of the head; None is the paper's recipe")
     weight_decay: float | None = Field(None, ge=0, description="of the head; None is the paper's recipe")
     init_std: float | None = Field(None, gt=0, description="of the head; None is the paper's recipe")

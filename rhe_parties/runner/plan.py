@@ -13,7 +13,8 @@ from rhe_parties.data.datasets import Dataset, load_dataset, to_unit
 from rhe_parties.data.splits import Splits, split_dataset, victim_sets
 from rhe_parties.defences.base import DEFENCES, Defence
 from rhe_parties.errors import DataError, NumericError, ParameterError, unknown_name
-from rhe_parties.he.plan import HeadPlan, plan_head
+from rhe_parties.he.plan import HeadPlan
+from rhe_parties.he.planner import plan_head
 from rhe_parties.he.scheme import scheme_catalogue
 from rhe_parties.metrics.reconstruction import GroundTruth
 from rhe_parties.model.backbone import Backbone, load_backbone
@@ -26,8 +27,8 @@ from rhe_parties.types import FloatArray, IntArray, UInt8Array
 
 __all__ = ["Attacker", "Laboratory", "World", "prepare", "resolve_attackers", "resolve_worlds"]
 
-# Public images from which the bound of features is read off where the backbone does not bring one.
-_CALIBRATION_IMAGES = 512
+# Public images from which the norm bound of features is read off, and the room that is left above the longest.
+_CALIBRATION_IMAGES, _NORM_ROOM = 512, 1.25
 
 
 @dataclass(frozen=True)
@@ -163,8 +164,8 @@ def _prepare(parameters: Parameters) -> Laboratory:
     auxiliary = _sample(splits.auxiliary, parameters.auxiliary_images, parameters.seed, "auxiliary")
     evaluation = _evaluation_sets(splits.evaluation, len(sets), parameters.evaluation_images, parameters.seed)
     recipe = _recipe(parameters)
-    bound = _feature_bound(parameters, backbone, dataset.images[auxiliary[:_CALIBRATION_IMAGES]])
-    worlds = [_with_plan(world, backbone.features, dataset.classes, bound) for world in worlds]
+    norm = _feature_norm(parameters, backbone, dataset.images[auxiliary[:_CALIBRATION_IMAGES]])
+    worlds = [_with_plan(world, backbone.features, dataset.classes, norm, parameters.batch) for world in worlds]
     return Laboratory(
         parameters=parameters,
         run_id=_run_id(parameters),
@@ -236,18 +237,18 @@ def _true_head(truth: GroundTruth, index: int, recipe: Recipe, seed: int) -> Lin
     )
 
 
-def _feature_bound(parameters: Parameters, backbone: Backbone, public: UInt8Array) -> float:
-    """A public power of two: given, brought by the backbone, or read off the auxiliary images (never private ones)."""
-    bound = parameters.feature_bound if parameters.feature_bound is not None else backbone.feature_bound
-    if bound is None:
-        bound = float(np.abs(backbone.extract(public)).max())
-    return float(2.0 ** np.ceil(np.log2(max(bound, 2.0**-20))))
+def _feature_norm(parameters: Parameters, backbone: Backbone, public: UInt8Array) -> float:
+    """Public bound of a feature vector's norm: given, or read off auxiliary images (never private ones)."""
+    if parameters.feature_norm is not None:
+        return parameters.feature_norm
+    longest = float(np.linalg.norm(backbone.extract(public).astype(np.float64), axis=1).max())
+    return float(2.0 ** (np.ceil(4 * np.log2(max(_NORM_ROOM * longest, 2.0**-20))) / 4))
 
 
-def _with_plan(world: World, features: int, classes: int, bound: float) -> World:
+def _with_plan(world: World, features: int, classes: int, norm: float, batch: int) -> World:
     if not world.scheme:
         return world
-    plan = plan_head(features, classes, bound, world.scheme)
+    plan = plan_head(features, classes, batch=batch, scheme=world.scheme, feature_norm=norm)
     return World(world.name, world.defence, world.reference, world.source, world.scheme, plan)
 
 
