@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rhe_parties.errors import ParameterError
-from rhe_parties.he import jit_evaluator, jit_ring
+from rhe_parties.he import jit_evaluator, jit_ring, jit_tables
 from rhe_parties.he.jit_evaluator import JitEvaluator
+from rhe_parties.he.jit_vectors import CHUNK
 from rhe_parties.he.primes import ntt_primes
 from tests.ring_reference import (
     negacyclic_product,
@@ -29,7 +30,7 @@ def centred(values: list[int], prime: int) -> Any:
 
 
 def transformed(coefficients: list[int], degree: int, prime: int, full: bool = True) -> Any:
-    ring = jit_ring.make_ring(degree, prime)
+    ring = jit_tables.make_ring(degree, prime)
     result = np.empty(degree, np.int64)
     values = centred(coefficients, prime)
     last = max((i + 1 for i, value in enumerate(coefficients) if value), default=1)
@@ -41,14 +42,14 @@ def transformed(coefficients: list[int], degree: int, prime: int, full: bool = T
 
 def back(values: Any, degree: int, prime: int) -> list[int]:
     result = np.empty(degree, np.int64)
-    jit_ring.inverse(values.copy(), result, jit_ring.make_ring(degree, prime))
-    return result.tolist()
+    jit_ring.inverse(values.copy(), result, jit_tables.make_ring(degree, prime))
+    return [int(value) for value in result]
 
 
 def hard_values(rng: np.random.Generator, kind: str, size: int, prime: int) -> list[int]:
     half = prime // 2
     if kind == "uniform":
-        return rng.integers(0, prime, size).tolist()
+        return [int(value) for value in rng.integers(0, prime, size)]
     if kind == "top":
         return [prime - 1] * size
     if kind == "half":
@@ -97,7 +98,7 @@ def test_first_values_of_the_transform_are_values_at_roots_of_unity() -> None:
     rng = np.random.default_rng(3)
     values = hard_values(rng, "uniform", degree, prime)
     got = sorted(int(value) % prime for value in transformed(values, degree, prime))
-    root = jit_ring._primitive_root(degree, prime)
+    root = jit_tables._primitive_root(degree, prime)
     want = []
     for odd in range(1, 2 * degree, 2):
         point, total = pow(root, odd, prime), 0
@@ -111,15 +112,15 @@ def test_first_values_of_the_transform_are_values_at_roots_of_unity() -> None:
 @pytest.mark.parametrize("kind", ["uniform", "top", "half", "alternating", "signs"])
 def test_sums_of_products_are_exact(tiles: int, kind: str) -> None:
     prime = ntt_primes(2048, (54,))[0]
-    ring = jit_ring.make_ring(2048, prime)
+    ring = jit_tables.make_ring(2048, prime)
     rng = np.random.default_rng(tiles)
-    size = jit_ring.CHUNK
+    size = CHUNK
     head = centred(hard_values(rng, kind, tiles * 2 * size, prime), prime).reshape(tiles, 2, size)
     request = centred(hard_values(rng, kind, tiles * size, prime), prime).reshape(tiles, size)
-    total = np.zeros((2, size), np.int64)
-    jit_ring.multiply_add(head, request, total, ring)
+    total = np.zeros(2 * size, np.int64)
+    jit_ring.multiply_add(head.ravel(), 0, request.ravel(), 0, tiles, total, np.empty(2 * size), ring)
     want = (head.astype(object) * request[:, None].astype(object)).sum(axis=0) % prime
-    assert np.array_equal(total.astype(object) % prime, want)
+    assert np.array_equal(total.reshape(2, size).astype(object) % prime, want)
     assert np.abs(total).max() <= prime // 2 + prime // 2**38
 
 
@@ -129,7 +130,7 @@ def test_sums_of_products_are_exact(tiles: int, kind: str) -> None:
 )
 def test_rings_that_are_refused(degree: int, prime: int) -> None:
     with pytest.raises(ParameterError, match="not allowed"):
-        jit_ring.make_ring(degree, prime)
+        jit_tables.make_ring(degree, prime)
 
 
 def head_of(plan: Any, seed: int, kind: str = "uniform") -> Any:
@@ -201,7 +202,7 @@ def sample_features(rng: np.random.Generator, plan: Any, count: int) -> Any:
     return features
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     plan=shapes(),
     count=st.integers(0, 12),
@@ -247,7 +248,7 @@ def test_lifted_columns_across_tiles() -> None:
     padded[: plan.columns] = reference_lift(plan, whole)[0]
     for tile, (row, offset) in enumerate(starts):
         got = np.zeros(101, np.int64)
-        jit_evaluator._columns(whole[0], row, offset, 9, got)
+        jit_ring.fill_columns(whole[0], row, offset, 9, got, 0, 101)
         assert np.array_equal(got, padded[tile * 101 : (tile + 1) * 101])
 
 
@@ -277,7 +278,59 @@ def test_bad_heads_are_refused() -> None:
     bad = good.copy()
     bad[0, 0, 1, 5] = plan.prime
     cases = [(plan, bad, 1), (plan, good[..., :-1], 1), (plan, good.astype(np.int64), 1), (plan, good, 0)]
-    cases.append((reference_plan(10, 3, tile_classes=3, feature_bits=31), good, 1))
+    for name, value in [("feature_bits", 31), ("word_bytes", 3), ("batch", 1000), ("check_positions", [1024])]:
+        wrong = reference_plan(10, 3, tile_classes=3)
+        setattr(wrong, name, value)
+        cases.append((wrong, good, 1))
     for wrong_plan, head, threads in cases:
         with pytest.raises(ParameterError, match="not allowed"):
             JitEvaluator(wrong_plan, head, threads)
+
+
+def test_arrays_of_another_shape_are_refused() -> None:
+    plan = reference_plan(10, 3, tile_classes=3, check_positions=(4,))
+    evaluator = JitEvaluator(plan, head_of(plan, 0))
+    features, masks = np.zeros((2, 10)), np.zeros((2, 1, 1), np.int64)
+    assert len(evaluator.evaluate(features, masks)[0]) == 2
+    for wrong_features, wrong_masks in [(features[:, :9], masks), (features[:1], masks), (features, masks[..., :0])]:
+        with pytest.raises(ParameterError, match="shape"):
+            evaluator.evaluate(wrong_features, wrong_masks)
+
+
+@pytest.mark.parametrize("bits", [30, 45, 53, 54])
+def test_products_stay_within_their_bound(bits: int) -> None:
+    """Any v and w: the product that kernels compute is congruent to v·w and not above the bound of `_product_bound`."""
+    prime = ntt_primes(2048, (bits,))[0]
+    rng = np.random.default_rng(bits)
+    half = prime // 2
+    factors = np.concatenate([[half, -half, half - 1, 1, 0], rng.integers(-half, half + 1, 20_000)])
+    for exponent in np.arange(10, min(63.0, bits + 9), 0.25):
+        bound = 2.0**exponent
+        values = (bound * rng.choice([1.0, -1.0, 0.999999, 0.500001, 0.7], factors.size)).astype(np.int64)
+        values += rng.integers(-300, 1, factors.size) * np.sign(values)
+        ratios = np.array([factor / prime for factor in factors.tolist()])
+        quotients = (values.astype(np.float64) * ratios).astype(np.int64)
+        pairs = zip(values.tolist(), factors.tolist(), quotients.tolist(), strict=True)
+        worst = max(abs(value * factor - quotient * prime) for value, factor, quotient in pairs)
+        assert worst <= jit_tables._product_bound(bound, prime)
+
+
+@pytest.mark.parametrize("bits", [32, 50, 54])
+@pytest.mark.parametrize("levels", range(10, 16))
+@pytest.mark.parametrize("kind", ["small", "full", "back"])
+def test_no_level_can_leave_64_bits(levels: int, bits: int, kind: str) -> None:
+    """A walk through the levels with the product's bound, by the schedule that the tables carry."""
+    prime = ntt_primes(1 << levels, (bits,))[0]
+    flags = getattr(jit_tables.make_ring(1 << levels, prime), kind)
+    bound = 2.0**30 if kind == "small" else 0.5001 * prime
+    for level in range(levels) if kind != "back" else reversed(range(levels)):
+        # The inverse takes two levels at a time from the higher one on, and reduces before both.
+        due = level if kind != "back" or (level == levels - 1 and level % 2 == 0) else level - 1 if level % 2 else None
+        if due is not None and flags >> due & 1:
+            bound = 0.5001 * prime
+        if kind == "back":
+            bound = max(2 * bound, jit_tables._product_bound(2 * bound, prime))
+        else:
+            bound += jit_tables._product_bound(bound, prime)
+        assert bound < min(2.0**63, 2.0**10 * prime)
+    assert bits < 54 or flags

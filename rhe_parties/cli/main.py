@@ -12,6 +12,8 @@ from typing import Annotated
 
 import typer
 
+from rhe_parties.cli.bench_head import head_command
+from rhe_parties.cli.benching import bench
 from rhe_parties.cli.listing import list_command
 from rhe_parties.cli.planning import plan_command
 from rhe_parties.errors import RheError, UserError
@@ -26,6 +28,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("list")(list_command)
+bench.command("head")(head_command)
+app.add_typer(bench)
 app.command("plan")(plan_command)
 
 Assignments = Annotated[

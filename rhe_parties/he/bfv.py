@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -156,11 +157,20 @@ class BfvEvaluator:
         self._plan = public.plan
         self._evaluator: Evaluator = load_evaluator(public.plan, head_residues(public, head), backend, device)
 
+    @property
+    def on_device(self) -> bool:
+        """Whether `evaluate` also takes features that lie on the evaluator's device, as a torch tensor."""
+        return hasattr(self._evaluator, "evaluate_tensor")
+
     def evaluate(self, features: AnyArray) -> tuple[LogitCiphertexts, int]:
-        """See `HeadEvaluator.evaluate`."""
-        values = checked_features(self._plan, features)
-        replies, saturated = self._evaluator.evaluate(values, fresh_masks(self._plan, len(values)))
-        return LogitCiphertexts(tuple(map(sealio.with_checksum, replies)), len(values)), saturated
+        """See `HeadEvaluator.evaluate`; a torch tensor stays on its device where `on_device` says so."""
+        given: Any = features
+        if self.on_device and not isinstance(given, np.ndarray):
+            evaluate: Any = getattr(self._evaluator, "evaluate_tensor")  # noqa: B009 - not part of the protocol
+        else:
+            given, evaluate = checked_features(self._plan, features), self._evaluator.evaluate
+        replies, saturated = evaluate(given, fresh_masks(self._plan, len(given)))
+        return LogitCiphertexts(tuple(map(sealio.with_checksum, replies)), len(given)), saturated
 
 
 def make_custody(plan: HeadPlan) -> BfvCustody:

@@ -4,10 +4,10 @@ One CKKS vector [W_k, b_k] per class is encrypted; the host multiplies it slot b
 features [x, 1] and adds the slots up by rotations, for which it needs Galois keys of about 18 MB. Weights
 are divided by the largest logit that features within the norm bound can give (the head's scale, rounded up to
 a coarse grid, which goes to the key holder only) and features by that bound, so honest logits lie in [-1, 1].
-Keys and decryption go through SEAL itself, so the secret stays inside SEAL's decryptor and the wire carries SEAL objects that are
-checked before TenSEAL gets them. As in the paper, slots other than the first are not masked, and the
-approximation error that decryption shows depends on the secret key: only classes should be released (Li,
-Micciancio 2021).
+Keys and decryption go through SEAL itself, so the secret stays inside SEAL's decryptor and the wire carries
+SEAL objects that are checked before TenSEAL gets them. As in the paper, slots other than the first are not
+masked, and the approximation error that decryption shows depends on the secret key: only classes should be
+released (Li, Micciancio 2021).
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def plan_rows(plan: HeadPlan) -> list[tuple[str, str, str]]:
         (
             "encrypted head",
             _size(plan.head_bytes),
-            f"{plan.class_tiles} × {plan.feature_tiles} ciphertexts; {_size(plan.head_memory_bytes)} in the host's memory",
+            f"{plan.class_tiles} × {plan.feature_tiles} ciphertexts; {_size(plan.head_memory_bytes)} in memory",
         ),
         ("request", _size(plan.request_bytes), "features of one full request, in the clear at the host"),
         ("reply", _size(plan.reply_bytes), f"{plan.class_tiles} ciphertexts for {plan.batch} input(s)"),

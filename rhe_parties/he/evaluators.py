@@ -1,7 +1,7 @@
 """Who multiplies the encrypted head by plain features: one interface, three evaluators, the same bytes.
 
 `jit` is compiled for the CPU and the default there, `torch` runs on CPU or GPU and is the default on a GPU,
-`seal` goes through SEAL itself and judges the other two.
+`seal` goes through SEAL itself and judges the others.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ __all__ = ["BACKENDS", "Evaluator", "load_evaluator"]
 BACKENDS = {
     "jit": "compiled for this CPU (numba)",
     "torch": "torch on CPU or GPU, features stay on the device",
+    "torch-fused": "the same with steps compiled into fewer kernels (torch.compile)",
     "seal": "SEAL's own products, the judge of the others",
 }
 
@@ -45,24 +46,24 @@ def load_evaluator(
     Args:
         plan: of scheme `bfv`.
         residues: the encrypted head, uint64 [class tiles, feature tiles, 2, N], each below q.
-        backend: `jit`, `torch`, `seal`, or `auto`: `torch` on a GPU, `jit` elsewhere.
+        backend: one of `BACKENDS`, or `auto`: `torch` on a GPU, `jit` elsewhere.
         device: torch's name of the device.
 
     Raises:
         ParameterError: unknown backend.
     """
     if backend == "auto":
-        backend = "torch" if device.partition(":")[0] not in ("", "cpu") else "seal"
+        backend = "torch" if device.partition(":")[0] not in ("", "cpu") else "jit"
     if backend == "jit":
         from rhe_parties.he.jit_evaluator import JitEvaluator
 
         return JitEvaluator(plan, residues)
-    if backend == "torch":
+    if backend in ("torch", "torch-fused"):
         from rhe_parties.he.torch_evaluator import TorchEvaluator
 
-        return TorchEvaluator(plan, residues, device)
+        return TorchEvaluator(plan, residues, device, fuse=backend == "torch-fused")
     if backend == "seal":
         from rhe_parties.he.seal_evaluator import SealEvaluator
 
         return SealEvaluator(plan, residues)
-    raise unknown_name("evaluator", backend, BACKENDS)
+    raise unknown_name("evaluator", backend, (*BACKENDS, "auto"))

@@ -30,7 +30,13 @@ import tenseal.sealapi as sealapi
 
 from rhe_parties.errors import FailureCode, SchemeError
 from rhe_parties.he.plan import FINE_BITS, HeadPlan
-from rhe_parties.he.seal_format import write_ciphertext
+from rhe_parties.he.seal_format import (
+    CIPHERTEXT_OVERHEAD,
+    check_frame,
+    object_version,
+    write_ciphertext,
+    write_plaintext,
+)
 from rhe_parties.types import AnyArray, IntArray
 
 __all__ = [
@@ -52,16 +58,8 @@ __all__ = [
     "without_checksum",
 ]
 
-_HEADER = struct.Struct("<HBBBBHQ")
-_MAGIC, _NO_COMPRESSION, _ZSTD = 0xA15E, 0, 2
-_CIPHERTEXT_OVERHEAD = 97
-"""Parameter hash, flags, sizes, scale and inner header in front of a ciphertext's residues."""
 CHECKSUM_BYTES = 16
 _MAX_CIPHERTEXT = 1 << 24
-_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-_ZSTD_BLOCK = 128 * 1024
-_ZSTD_SPLIT = 16
-"""Compressors may split a block; this many parts are accepted, so a frame expands at most that far."""
 
 
 class _Scratch:
@@ -183,7 +181,7 @@ def load_ciphertext(
             polynomials, the other form, or a transparent ciphertext (one that anybody can read).
     """
     data = without_checksum(data)
-    check_frame(data, _CIPHERTEXT_OVERHEAD + 2 * primes * degree * 8, "ciphertext")
+    check_frame(data, CIPHERTEXT_OVERHEAD + 2 * primes * degree * 8, "ciphertext")
     value = sealapi.Ciphertext(context)
     _load(context, value, data, "ciphertext")
     form, level = bool(value.is_ntt_form()), list(value.parms_id())
@@ -202,7 +200,7 @@ def make_ciphertext(context: Any, residues: npt.NDArray[np.uint64]) -> Any:
         SchemeError: (BAD_CIPHERTEXT) residues that are not below the prime.
     """
     value = sealapi.Ciphertext(context)
-    data = write_ciphertext(residues, struct.pack("<4Q", *context.first_parms_id()))
+    data = write_ciphertext(residues, struct.pack("<4Q", *context.first_parms_id()), _version())
     _load(context, value, data, "ciphertext")
     return value
 
@@ -213,7 +211,7 @@ def load_public_key(context: Any, data: bytes, degree: int, primes: int) -> Any:
     Raises:
         SchemeError: (WRONG_KEY) damaged bytes or a key for other parameters.
     """
-    check_frame(data, _CIPHERTEXT_OVERHEAD + 2 * primes * degree * 8, "public key", FailureCode.WRONG_KEY)
+    check_frame(data, CIPHERTEXT_OVERHEAD + 2 * primes * degree * 8, "public key", FailureCode.WRONG_KEY)
     value = sealapi.PublicKey()
     _load(context, value, data, "public key", FailureCode.WRONG_KEY)
     return value
@@ -225,7 +223,7 @@ def check_galois_keys(data: bytes, degree: int, primes: int) -> None:
     Raises:
         SchemeError: WRONG_KEY; see `check_frame`.
     """
-    key = _CIPHERTEXT_OVERHEAD + 16 + 2 * primes * degree * 8
+    key = CIPHERTEXT_OVERHEAD + 16 + 2 * primes * degree * 8
     keys = 2 * (degree.bit_length() - 2) * (primes - 1)
     # Parameter hash, number of slots, one count per slot; then the keys, each an object of its own.
     check_frame(data, 40 + 8 * degree + keys * key, "Galois keys", FailureCode.WRONG_KEY)
@@ -245,13 +243,8 @@ def make_plaintext(context: Any, coefficients: IntArray, modulus: int) -> Any:
 
     Written as an uncompressed SEAL object, 25 times faster than SEAL's hexadecimal polynomial strings.
     """
-    residues = (coefficients & (modulus - 1)).astype("<u8")
-    major, minor = _version()
-    inner = _HEADER.pack(_MAGIC, 16, major, minor, _NO_COMPRESSION, 0, 24 + residues.nbytes)
-    head = _HEADER.pack(_MAGIC, 16, major, minor, _NO_COMPRESSION, 0, 16 + 48 + 24 + residues.nbytes)
-    body = struct.pack("<4QQd", 0, 0, 0, 0, residues.size, 1.0)
     scratch = _scratch()
-    scratch.write(head + body + inner + struct.pack("<Q", residues.size) + residues.tobytes())
+    scratch.write(write_plaintext((coefficients & (modulus - 1)).astype(np.uint64), _version()))
     value = sealapi.Plaintext()
     value.load(context, scratch.path)
     return value
@@ -259,8 +252,8 @@ def make_plaintext(context: Any, coefficients: IntArray, modulus: int) -> Any:
 
 @lru_cache(maxsize=1)
 def _version() -> tuple[int, int]:
-    _, _, major, minor, _, _, _ = _HEADER.unpack_from(to_bytes(sealapi.Plaintext("1")))
-    return major, minor
+    """Version of the SEAL below, which loads objects of its own only."""
+    return object_version(to_bytes(sealapi.Plaintext("1")))
 
 
 def plaintext_values(value: Any, positions: IntArray, modulus: int) -> IntArray:
@@ -277,57 +270,3 @@ def ciphertext_residues(value: Any) -> AnyArray:
     words = value.dyn_array()
     read = map(words.at, range(shape[0] * shape[1] * shape[2]))
     return np.fromiter(read, dtype=np.uint64, count=shape[0] * shape[1] * shape[2]).reshape(shape)
-
-
-def check_frame(data: bytes, content: int, what: str, code: FailureCode = FailureCode.BAD_CIPHERTEXT) -> None:
-    """Refuse bytes that are no SEAL object with a body of exactly `content` bytes, without decompressing.
-
-    Raises:
-        SchemeError: wrong magic, size, version or compression; another size; a frame that could expand
-        beyond it.
-    """
-    reason = _frame_fault(data, content)
-    if reason:
-        raise SchemeError(code, f"{what} of {len(data)} bytes: {reason}")
-
-
-def _frame_fault(data: bytes, content: int) -> str:
-    if len(data) < _HEADER.size:
-        return "shorter than a header"
-    magic, header_size, major, _, compression, reserved, size = _HEADER.unpack_from(data)
-    if (magic, header_size, reserved) != (_MAGIC, _HEADER.size, 0) or major != _version()[0]:
-        return "not an object of this SEAL version"
-    if size != len(data):
-        return f"the header says {size} bytes"
-    if compression == _NO_COMPRESSION:
-        return "" if len(data) == _HEADER.size + content else f"not the planned size of {content} bytes"
-    if compression != _ZSTD:
-        return f"compression {compression} is not accepted"
-    return _zstd_fault(memoryview(data)[_HEADER.size :], content)
-
-
-def _zstd_fault(frame: memoryview, content: int) -> str:
-    """What is wrong with a zstd frame (RFC 8878) that should hold `content` bytes; empty if nothing."""
-    if len(frame) < 6 or frame[:4] != _ZSTD_MAGIC:
-        return "not a zstd frame"
-    descriptor = frame[4]
-    single, checksum = bool(descriptor & 0x20), bool(descriptor & 0x04)
-    width = (1 if single else 0, 2, 4, 8)[descriptor >> 6]
-    position = 5 + (0 if single else 1)
-    if descriptor & 0x0B or width == 0 or len(frame) < position + width:
-        return "zstd frame without a declared size"
-    declared = int.from_bytes(frame[position : position + width], "little") + (256 if width == 2 else 0)
-    if declared != content:
-        return f"declares {declared} bytes instead of {content}"
-    position += width
-    for _ in range(_ZSTD_SPLIT * (content // _ZSTD_BLOCK + 1)):
-        if len(frame) < position + 3:
-            return "truncated zstd block"
-        header = int.from_bytes(frame[position : position + 3], "little")
-        last, kind, size = header & 1, header >> 1 & 3, header >> 3
-        if kind == 3 or size > _ZSTD_BLOCK:
-            return "invalid zstd block"
-        position += 3 + (1 if kind == 1 else size)
-        if last:
-            return "" if position + 4 * checksum == len(frame) else "bytes beyond the zstd frame"
-    return "more zstd blocks than the declared size needs"

@@ -94,7 +94,11 @@ class Backbone:
     __call__ = forward
 
     def extract(self, images: UInt8Array, batch_size: int = 256, device: str | None = None) -> FloatArray:
-        """Features of stored images, without gradient.
+        """Features float32 [n, D] of stored images uint8 [n, C, H, W] in the host's memory; see `extract_on_device`."""
+        return self.extract_on_device(images, batch_size, device).cpu().numpy()
+
+    def extract_on_device(self, images: UInt8Array, batch_size: int = 256, device: str | None = None) -> Tensor:
+        """Features of stored images, without gradient, where the network runs.
 
         On a CPU an image's `strokenet` features have the same bits whatever else is extracted with it:
         batches are filled up to a multiple of eight, as kernels treat the rows of an odd rest differently.
@@ -106,7 +110,7 @@ class Backbone:
             device: moves the backbone first; None: stays where it is.
 
         Returns:
-            float32 [n, D].
+            float32 [n, D] on the backbone's device.
 
         Raises:
             NumericError: images of the wrong type or shape, or features that are not finite.
@@ -120,14 +124,14 @@ class Backbone:
             self.to(device)
         exact_eights = self.device.type == "cpu" and self.name != "strokenet"
         step = _BLOCK if exact_eights else _rounded_up(batch_size)
-        out = np.empty((len(images), self.features), np.float32)
+        out = torch.empty((len(images), self.features), device=self.device)
         with torch.no_grad():
             for start in range(0, len(images), step):
                 part = images[start : start + step]
                 filler = np.zeros((_rounded_up(len(part)) - len(part), *part.shape[1:]), np.uint8)
                 block = torch.from_numpy(to_unit(np.concatenate([part, filler]))).to(self.device)
-                out[start : start + len(part)] = self.forward(block)[: len(part)].cpu().numpy()
-        if not np.isfinite(out).all():
+                out[start : start + len(part)] = self.forward(block)[: len(part)]
+        if not bool(torch.isfinite(out).all()):
             raise NumericError(f"backbone {self.name} gave features that are NaN or infinite")
         return out
 

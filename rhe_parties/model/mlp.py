@@ -57,7 +57,7 @@ class DeepRecipe:
 
     learning_rate: float = 0.2
     momentum: float = 0.9
-    weight_decay: float = 0.01
+    weight_decay: float = 0.004
     steps: int = 300
     clip: float = 1.0
     offset: float = 16.0
@@ -83,7 +83,7 @@ class DeepRecipe:
             ParameterError: an unknown activation.
         """
         _check_activation(activation)
-        return cls() if activation == "square" else cls(steps=500, offset=1.0)
+        return cls() if activation == "square" else cls(weight_decay=0.01, steps=500, offset=1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +104,7 @@ class DeepHead:
 
     def __post_init__(self) -> None:
         _check_activation(self.activation)
-        kept = []
+        kept: list[Layer] = []
         for weight, bias in self.layers:
             weight = np.ascontiguousarray(weight, np.float32)
             bias = np.ascontiguousarray(bias, np.float32)
@@ -270,9 +270,7 @@ def _isometry(weight: Tensor, centred: bool) -> Tensor:
     return out
 
 
-def _descend(
-    x: Tensor, y: Tensor, layers: _Parameters, bend: Callable[[Tensor], Tensor], recipe: DeepRecipe
-) -> None:
+def _descend(x: Tensor, y: Tensor, layers: _Parameters, bend: Callable[[Tensor], Tensor], recipe: DeepRecipe) -> None:
     """Full-batch descent in place; each head sees its own mean loss only."""
     flat = [tensor.requires_grad_() for layer in layers for tensor in layer]
     speed = [torch.zeros_like(tensor) for tensor in flat]
@@ -294,9 +292,7 @@ def _descend(
         tensor.requires_grad_(False)
 
 
-def _folded(
-    layers: _Parameters, activation: str, mean: Tensor, radius: Tensor, recipe: DeepRecipe
-) -> list[DeepHead]:
+def _folded(layers: _Parameters, activation: str, mean: Tensor, radius: Tensor, recipe: DeepRecipe) -> list[DeepHead]:
     """Heads on raw features: standardisation and, for the square, offset and factor put into the layers."""
     arrays: list[tuple[AnyArray, AnyArray]] = []
     for index, (weight, bias) in enumerate(layers):
