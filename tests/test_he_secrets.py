@@ -121,6 +121,6 @@ def test_the_planner_needs_no_seal() -> None:
         "describe",
         "quantise",
         "reply",
-        "levelled_size",
+        "levelled_layout",
     ):
         assert "tenseal" not in (FOLDER / f"{name}.py").read_text(encoding="utf-8").replace("`tenseal", "")

@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rhe_parties.errors import FailureCode, MessageError, NumericError, ProtocolError
-from rhe_parties.he.plan import plan_head
+from rhe_parties.he.planner import plan_head
 from rhe_parties.he.scheme import PublicMaterial
 from rhe_parties.messages import PAYLOADS, PROTOCOL_VERSION, Envelope, decode, encode
 from rhe_parties.messages import envelope as envelope_module
 from rhe_parties.messages import payloads as p
+from rhe_parties.messages.fingerprints import sealed
 from rhe_parties.messages.tensors import tensor_from_proto, tensor_to_proto
 from rhe_parties.proto import envelope_pb2, tensor_pb2
 
@@ -28,22 +29,30 @@ SAMPLES = [
     p.HealthRequest(),
     p.HealthReport("key-holder", 12, 1),
     p.PublicMaterialRequest(),
-    PublicMaterial(plan_head(256, 10, 4.0), b"public", b"", "ab" * 32),
+    PublicMaterial(plan_head(256, 10), b"public", b"", "ab" * 32),
     p.TrainHead("victim-0001", 1),
     p.PlainHead("victim-0001", _FLOATS.reshape(3, 4), _FLOATS[:3], "cd" * 32),
     p.EncryptedHead("victim-0001", "ab" * 32, "cd" * 32, (b"one", b"two")),
     p.HeadInstalled("victim-0001", "ef" * 32),
-    p.HeadNotice("victim-0001", "ef" * 32, True, 0.25, 10),
+    p.HeadNotice("victim-0001", "ef" * 32, True, 0.25, 10, "ab" * 32),
     p.HeadReady("victim-0001"),
     p.AskDecisions("r1", "victim-0001", np.arange(16, dtype=np.uint8).reshape(1, 1, 4, 4)),
     p.ClassifyRequest("r1", "victim-0001", np.arange(16, dtype=np.uint8).reshape(1, 1, 4, 4)),
-    p.ClassifyResponse("r1", "victim-0001", "ef" * 32, 1, _NONE, (b"cipher",), 3),
-    p.Decision("r1", "victim-0001", np.array([3, 4], dtype=np.int64), 0),
+    sealed(
+        p.ClassifyResponse(
+            "victim-0001", "ef" * 32, "ab" * 32, (p.ResponsePart("r1", 1, 0), p.ResponsePart("r2", 2, 1)), _NONE,
+            (b"cipher",),
+        )
+    ),
+    p.Decision("r1", "victim-0001", np.array([3, 4], dtype=np.int64), 0, _FLOATS.reshape(2, 6)),
     p.AttackRequest("rhe", "prior-only", "", "as-is", ("a",), ("1",), 5, (b"x", b"y"), ("v",)),
     p.ClaimReport(
         "prior-only", "as-is", "claim", (), "", ("v",), _FLOATS.reshape(1, 1, 1, 3, 4), _NONE, _NONE, _NONE, _NONE,
         ("note",), ("text",),
     ),
+    p.RotateKey(),
+    p.KeyRotated("ab" * 32, "cd" * 32, 3),
+    p.HeadsRenewed(("victim-0000", "victim-0001")),
 ]  # fmt: skip
 
 
@@ -87,7 +96,7 @@ def test_every_strict_prefix_is_refused(payload: p.Payload) -> None:
 def test_unknown_version() -> None:
     message = envelope_pb2.Envelope.FromString(encode(_wrap(p.HealthRequest())))
     message.version = PROTOCOL_VERSION + 1
-    with pytest.raises(MessageError, match="version 2") as caught:
+    with pytest.raises(MessageError, match=f"version {PROTOCOL_VERSION + 1}") as caught:
         decode(message.SerializeToString())
     assert caught.value.code is FailureCode.UNKNOWN_VERSION
 
@@ -166,7 +175,15 @@ def test_payload_checks() -> None:
     with pytest.raises(NumericError, match="zero images"):
         p.ClassifyRequest("r", "h", np.empty((0, 1, 4, 4), dtype=np.uint8))
     with pytest.raises(MessageError, match="either plain logits or ciphertexts"):
-        p.ClassifyResponse("r", "h", "f", 1, _NONE, (), 0)
+        p.ClassifyResponse("h", "f", "", (p.ResponsePart("r", 1, 0),), _NONE, ())
+    with pytest.raises(MessageError, match="at least one request"):
+        p.ClassifyResponse("h", "f", "k", (), _NONE, (b"c",))
+    with pytest.raises(MessageError, match="names its key"):
+        p.HeadNotice("h", "f", True, 1.0, 10)
+    with pytest.raises(NumericError, match="3 inputs beside 2 classes"):
+        p.Decision("r", "h", np.zeros(2, dtype=np.int64), 0, np.zeros((3, 4), dtype=np.float32))
+    with pytest.raises(MessageError, match="code 99 is unknown"):
+        p.Failure("model-host", 99, "")
     with pytest.raises(MessageError, match="printable"):
         p.TrainHead("", 0)
 

@@ -9,14 +9,18 @@ import numpy as np
 import pytest
 
 from rhe_parties.errors import FailureCode
-from rhe_parties.he.plan import plan_head
-from rhe_parties.he.scheme import make_custody, make_encryptor
-from rhe_parties.messages import Envelope, Payload
+from rhe_parties.he.plan import HeadPlan
+from rhe_parties.he.planner import plan_head
+from rhe_parties.he.scheme import make_custody, make_encryptor, make_evaluator
+from rhe_parties.messages import Envelope, Payload, decode, encode
 from rhe_parties.messages import payloads as p
+from rhe_parties.messages.fingerprints import sealed
+from rhe_parties.parties import key_holder
 from rhe_parties.parties.key_holder import KeyHolder
+from rhe_parties.parties.model_host import HostLimits, ModelHost
 from rhe_parties.threat.model import DATA_OWNER, KEY_HOLDER, LABORATORY, MODEL_HOST
-from rhe_parties.transport.local import LocalTransport
-from tests.laboratory import play, small_laboratory
+from tests.laboratory import small_laboratory
+from tests.trio import seat_trio
 
 IMAGES = np.zeros((2, 1, 32, 32), dtype=np.uint8)
 
@@ -24,9 +28,7 @@ IMAGES = np.zeros((2, 1, 32, 32), dtype=np.uint8)
 @pytest.fixture
 def parties() -> dict[str, Any]:
     """The three parties after a whole run in the world `rhe`."""
-    transport = LocalTransport()
-    play(small_laboratory(), transport, 1)
-    return transport._parties
+    return seat_trio(small_laboratory())[0]._parties
 
 
 def _tell(party: Any, sender: str, payload: Payload) -> list[Envelope]:
@@ -39,6 +41,17 @@ def _failure(party: Any, sender: str, payload: Payload) -> p.Failure:
     assert isinstance(reply.payload, p.Failure), reply
     assert (reply.recipient, reply.reply_to) == (sender, 900)
     return reply.payload
+
+
+def _plan() -> HeadPlan:
+    plan = small_laboratory().worlds[1].plan
+    assert plan is not None
+    return plan
+
+
+def _key(parties: dict[str, Any]) -> str:
+    fingerprint: str = parties[KEY_HOLDER].fingerprint
+    return fingerprint
 
 
 def _still_serves(parties: dict[str, Any], request_id: str) -> bool:
@@ -57,6 +70,8 @@ def test_host_refuses_heads_that_do_not_fit(parties: dict[str, Any]) -> None:
         (DATA_OWNER, p.PlainHead("h", head.weight[:, :9].copy(), head.bias, good), FailureCode.BAD_TENSOR),
         (KEY_HOLDER, p.PlainHead("h", head.weight, head.bias, good), FailureCode.REFUSED),
         (DATA_OWNER, p.EncryptedHead("h", "0" * 64, good, (b"x", b"y")), FailureCode.WRONG_KEY),
+        (DATA_OWNER, p.EncryptedHead("h", _key(parties), "0" * 64, (b"x", b"y")), FailureCode.BAD_VALUE),
+        (DATA_OWNER, p.EncryptedHead("h", _key(parties), good, (b"x", b"y", b"z")), FailureCode.BAD_CIPHERTEXT),
         (KEY_HOLDER, p.ClassifyRequest("r", "nobody", IMAGES), FailureCode.NOT_INSTALLED),
         (LABORATORY, p.ClassifyRequest("r", "victim-0000", IMAGES), FailureCode.REFUSED),
         (LABORATORY, p.TrainHead("h", 0), FailureCode.UNEXPECTED),
@@ -80,7 +95,7 @@ def test_host_refuses_corrupt_and_foreign_heads(parties: dict[str, Any]) -> None
     }.items():
         payload = p.EncryptedHead("victim-0000", public.fingerprint, fingerprint, bad)
         assert _failure(host, DATA_OWNER, payload).code == FailureCode.BAD_CIPHERTEXT, name
-    foreign = make_custody(plan_head(256, 10, 16.0)).public
+    foreign = make_custody(plan_head(256, 10)).public
     other, _ = make_encryptor(foreign).encrypt(lab.heads[0].weight, lab.heads[0].bias)
     payload = p.EncryptedHead("victim-0000", foreign.fingerprint, fingerprint, other.ciphertexts)
     assert _failure(host, DATA_OWNER, payload).code == FailureCode.WRONG_KEY
@@ -91,19 +106,35 @@ def test_host_refuses_corrupt_and_foreign_heads(parties: dict[str, Any]) -> None
 def test_key_holder_counts_each_reply_once_and_checks_where_it_is_from(parties: dict[str, Any]) -> None:
     holder, host = parties[KEY_HOLDER], parties[MODEL_HOST]
     (request,) = _tell(holder, LABORATORY, p.AskDecisions("one", "victim-0000", IMAGES))
+    (other,) = _tell(holder, LABORATORY, p.AskDecisions("two", "victim-0000", IMAGES))
     (response,) = host.handle(request)
     reply = response.payload
     assert isinstance(reply, p.ClassifyResponse)
-    wrong = {
-        "another head": dataclasses.replace(reply, head_id="victim-0001"),
-        "other fingerprint": dataclasses.replace(reply, head_fingerprint="0" * 64),
-        "other batch": dataclasses.replace(reply, batch=1, ciphertexts=reply.ciphertexts[:1]),
-        "plain": dataclasses.replace(reply, ciphertexts=(), plain_logits=np.zeros((2, 10), dtype=np.float32)),
-    }
-    for name, payload in wrong.items():
-        assert _failure(holder, MODEL_HOST, payload).code == FailureCode.BAD_VALUE, name
-    damaged = dataclasses.replace(reply, ciphertexts=(reply.ciphertexts[0][:-9], *reply.ciphertexts[1:]))
-    assert _failure(holder, MODEL_HOST, damaged).code == FailureCode.BAD_CIPHERTEXT
+    (part,) = reply.parts
+    plain = np.zeros((2, 10), dtype=np.float32)
+    for code, cases in {
+        FailureCode.BAD_VALUE: {
+            "another head": {"head_id": "victim-0001"},
+            "other fingerprint": {"head_fingerprint": "0" * 64},
+            "other batch": {"parts": (p.ResponsePart("one", 1, 0),), "ciphertexts": reply.ciphertexts[:1]},
+            "plain": {"ciphertexts": (), "plain_logits": plain, "key_fingerprint": ""},
+            "impossible count": {"parts": (p.ResponsePart("one", 2, 3),)},
+        },
+        FailureCode.WRONG_KEY: {"other key": {"key_fingerprint": "0" * 64}},
+        FailureCode.BAD_CIPHERTEXT: {
+            "damaged": {"ciphertexts": (reply.ciphertexts[0][:-9], *reply.ciphertexts[1:])},
+            "too few rows": {"parts": (part, p.ResponsePart("two", 2, 0))},
+        },
+        FailureCode.REPLAY: {
+            "unknown part": {"parts": (part, p.ResponsePart("nobody", 2, 0))},
+            "part twice": {"parts": (part, part)},
+        },
+    }.items():
+        for name, changes in cases.items():
+            payload = sealed(dataclasses.replace(reply, **changes))
+            assert _failure(holder, MODEL_HOST, payload).code == code, name
+    mixed = dataclasses.replace(reply, ciphertexts=host.handle(other)[0].payload.ciphertexts)
+    assert _failure(holder, MODEL_HOST, mixed).code == FailureCode.MALFORMED
     assert _failure(holder, LABORATORY, reply).code == FailureCode.REFUSED
     # None of this spoilt the open request; its honest reply is taken, once.
     (decision,) = holder.handle(response)
@@ -117,10 +148,94 @@ def test_reply_under_a_foreign_key_is_refused(parties: dict[str, Any]) -> None:
     lab, holder = small_laboratory(), parties[KEY_HOLDER]
     (request,) = _tell(holder, LABORATORY, p.AskDecisions("foreign", "victim-0000", IMAGES))
     (response,) = parties[MODEL_HOST].handle(request)
-    foreign = make_encryptor(make_custody(lab.worlds[1].plan or plan_head(256, 10, 16.0)).public)
+    foreign_public = make_custody(_plan()).public
+    foreign = make_encryptor(foreign_public)
     head, _ = foreign.encrypt(lab.heads[0].weight, lab.heads[0].bias)
-    reply = dataclasses.replace(response.payload, ciphertexts=(head.ciphertexts[0],) * 2)
+    logits, _ = make_evaluator(foreign_public, head).evaluate(lab.evaluation_features[0][:2])
+    reply = sealed(dataclasses.replace(response.payload, ciphertexts=logits.ciphertexts))
     assert _failure(holder, MODEL_HOST, reply).code == FailureCode.WRONG_KEY
+
+
+def test_limits_of_a_batch_are_named(parties: dict[str, Any]) -> None:
+    """Nothing, too much, and what cannot be: refused by name to the sender, and the service goes on."""
+    holder, host = parties[KEY_HOLDER], parties[MODEL_HOST]
+    many = np.zeros((4097, 1, 1, 1), dtype=np.uint8)
+    for party, sender, payload in (
+        (holder, LABORATORY, p.AskDecisions("many", "victim-0000", many)),
+        (host, KEY_HOLDER, p.ClassifyRequest("many", "victim-0000", many)),
+    ):
+        failure = _failure(party, sender, payload)
+        assert failure.code == FailureCode.OVERSIZED
+        assert failure.text == "4097 images in one request; at most 4096 are allowed"
+    for party, sender, kind in ((holder, LABORATORY, p.AskDecisions), (host, KEY_HOLDER, p.ClassifyRequest)):
+        bad = object.__new__(kind)
+        for name, value in {"request_id": "z", "head_id": "victim-0000", "images": many[:0]}.items():
+            object.__setattr__(bad, name, value)
+        data = encode(Envelope(small_laboratory().run_id, sender, party.name, 77, 0, bad))
+        (reply,) = map(decode, party.handle_bytes(data))
+        assert isinstance(reply.payload, p.Failure)
+        assert (reply.recipient, reply.reply_to, reply.payload.code) == (sender, 77, FailureCode.BAD_TENSOR)
+    assert _still_serves(parties, "after")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_features_that_are_no_numbers_are_refused(
+    parties: dict[str, Any], value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holder, host = parties[KEY_HOLDER], parties[MODEL_HOST]
+
+    def bad(images: Any) -> Any:
+        features = np.zeros((len(images), 256), dtype=np.float32)
+        features[0, 3] = value
+        return features
+
+    with monkeypatch.context() as patch:
+        patch.setattr(host._backbone, "extract", bad)
+        (request,) = _tell(holder, LABORATORY, p.AskDecisions("nan", "victim-0000", IMAGES))
+        (reply,) = host.handle(request)
+        assert isinstance(reply.payload, p.Failure)
+        assert reply.payload.code == FailureCode.BAD_VALUE
+        # It reaches whoever asked, and the request is closed.
+        (passed,) = holder.handle(reply)
+        assert (passed.recipient, passed.reply_to, passed.payload) == (LABORATORY, 900, reply.payload)
+        assert not holder._open
+        patch.setattr(host._backbone, "extract", lambda images: np.zeros((len(images), 99), dtype=np.float32))
+        (request,) = _tell(holder, LABORATORY, p.AskDecisions("narrow", "victim-0000", IMAGES))
+        assert host.handle(request)[0].payload.code == FailureCode.BAD_TENSOR
+    assert _still_serves(parties, "after")
+
+
+def test_a_silent_host_costs_the_key_holder_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(key_holder, "MAX_OPEN", 3)
+    holder = KeyHolder(small_laboratory().run_id, None)
+    _tell(holder, DATA_OWNER, p.HeadNotice("h", "f" * 64, False, 0.0, 10))
+    for index in range(3):
+        (sent,) = _tell(holder, LABORATORY, p.AskDecisions(str(index), "h", IMAGES))
+        assert isinstance(sent.payload, p.ClassifyRequest)
+    _, refusal = _tell(holder, LABORATORY, p.AskDecisions("last", "h", IMAGES))
+    assert isinstance(refusal.payload, p.Failure)
+    assert (refusal.recipient, refusal.payload.code) == (LABORATORY, FailureCode.REFUSED)
+    assert list(holder._open) == ["1", "2", "last"]
+
+
+def test_host_and_owner_keep_no_more_heads_than_allowed() -> None:
+    lab = small_laboratory()
+    host = ModelHost(lab.run_id, lab.backbone, HostLimits(max_heads=1))
+    head = p.PlainHead("one", lab.heads[0].weight, lab.heads[0].bias, lab.backbone.fingerprint)
+    assert isinstance(_tell(host, DATA_OWNER, head)[0].payload, p.HeadInstalled)
+    assert isinstance(_tell(host, DATA_OWNER, head)[0].payload, p.HeadInstalled)  # again: the same place
+    refused = _failure(host, DATA_OWNER, dataclasses.replace(head, head_id="two"))
+    assert refused.code == FailureCode.REFUSED
+    assert "at most 1" in refused.text
+
+
+def test_owner_refuses_a_host_that_installed_something_else(parties: dict[str, Any]) -> None:
+    owner = parties[DATA_OWNER]
+    (sent,) = _tell(owner, LABORATORY, p.TrainHead("new", 0))
+    assert isinstance(sent.payload, p.EncryptedHead)
+    assert _failure(owner, MODEL_HOST, p.HeadInstalled("new", "0" * 64)).code == FailureCode.BAD_VALUE
+    (installed,) = parties[MODEL_HOST].handle(sent)
+    assert isinstance(owner.handle(installed)[0].payload, p.HeadNotice)
 
 
 def test_query_budget_is_kept_by_the_party_that_answers() -> None:

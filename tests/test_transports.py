@@ -19,9 +19,19 @@ import ray
 
 from rhe_parties.errors import FailureCode, ParameterError, TransportError, UserError
 from rhe_parties.messages import Envelope, decode, encode
-from rhe_parties.messages.payloads import AskDecisions, Decision, Failure, HealthReport, HealthRequest
+from rhe_parties.messages.payloads import (
+    AskDecisions,
+    Decision,
+    Failure,
+    HeadReady,
+    HealthReport,
+    HealthRequest,
+    TrainHead,
+)
 from rhe_parties.messages.setups import BackboneSpec, ModelHostSetup, encode_setup
-from rhe_parties.threat.model import KEY_HOLDER, LABORATORY, MODEL_HOST
+from rhe_parties.runner.plan import Laboratory
+from rhe_parties.runner.seats import party_setups
+from rhe_parties.threat.model import DATA_OWNER, KEY_HOLDER, LABORATORY, MODEL_HOST
 from rhe_parties.threat.transcript import Transcript
 from rhe_parties.transport import RayOptions, Switchboard, Transport, make_transport
 from rhe_parties.transport.base import PartyFailure
@@ -104,6 +114,77 @@ def test_protocol_runs_in_both_worlds(transport: Transport) -> None:
         for head, features, decision in zip(lab.heads, lab.evaluation_features, decisions, strict=True):
             assert isinstance(decision, Decision)
             np.testing.assert_array_equal(decision.classes, head.logits(features).argmax(axis=1))
+
+
+def _single_asks(lab: Laboratory, head: int = 0) -> list[AskDecisions]:
+    images = lab.dataset.images[lab.evaluation[head]]
+    return [AskDecisions(f"one-{head}-{i}", lab.head_id(head), images[i : i + 1]) for i in range(len(images))]
+
+
+def test_commands_under_way_together_are_gathered(transport: Transport) -> None:
+    """Many users' single requests: one reply from the host in each world, and everybody gets an own decision."""
+    lab = small_laboratory(batch=8, gather_delay_ms=100)
+    for index, world in enumerate(lab.worlds):
+        play(lab, transport, index)
+        transcript = Transcript()
+        board = Switchboard(transport, transcript, lab.run_id, world.name, TIMEOUT)
+        asks = _single_asks(lab)
+        asks.insert(2, AskDecisions("bad", lab.head_id(0), np.zeros((1, 2, 32, 32), dtype=np.uint8)))
+        asks.append(AskDecisions("lost", "nobody", asks[0].images))
+        started = time.monotonic()
+        outcomes = board.ask_many(KEY_HOLDER, asks, Decision)
+        assert time.monotonic() - started >= 0.1
+        bad, lost = outcomes.pop(2), outcomes.pop()
+        assert isinstance(bad, PartyFailure)
+        assert (bad.party, bad.code) == (MODEL_HOST, FailureCode.BAD_TENSOR)
+        assert isinstance(lost, PartyFailure)
+        assert (lost.party, lost.code) == (KEY_HOLDER, FailureCode.NOT_INSTALLED)
+        classes = [int(outcome.classes[0]) for outcome in outcomes if isinstance(outcome, Decision)]
+        assert classes == list(lab.heads[0].logits(lab.evaluation_features[0]).argmax(axis=1))
+        kinds = [entry.envelope.kind for entry in transcript]
+        assert (kinds.count("classify_request"), kinds.count("classify_response")) == (len(classes) + 1, 1)
+
+
+def test_nothing_is_waited_for_where_nobody_holds_anything(transport: Transport) -> None:
+    lab = small_laboratory()
+    play(lab, transport, 0)
+    assert transport.collect(MODEL_HOST, TIMEOUT) == ([], None)
+    assert transport.collect(KEY_HOLDER, TIMEOUT) == ([], None)
+    with pytest.raises(TransportError, match="no party 'nobody' is seated"):
+        transport.collect("nobody", TIMEOUT)
+    board = _board(transport, lab.run_id)
+    with pytest.raises(TransportError, match="model-host gave no Decision in answer to HealthRequest"):
+        board.ask(MODEL_HOST, HealthRequest(), Decision)
+    answers = board.ask_many(MODEL_HOST, [HealthRequest(), HealthRequest()], HealthReport)
+    handled = [answer.handled for answer in answers if isinstance(answer, HealthReport)]
+    assert handled[1] == handled[0] + 1
+
+
+def test_requests_held_for_longer_than_the_time_limit_are_an_error() -> None:
+    lab = small_laboratory(gather_delay_ms=30_000, batch=8)
+    transport = LocalTransport()
+    play_setup = party_setups(lab, lab.worlds[0])
+    for party, setup in play_setup.items():
+        transport.seat(party, setup, TIMEOUT)
+    board = Switchboard(transport, Transcript(), lab.run_id, "none", 0.2)
+    board.ask(DATA_OWNER, TrainHead(lab.head_id(0), 0), HeadReady)
+    with pytest.raises(TransportError, match=r"held back for longer than 0\.2 s"):
+        board.ask(KEY_HOLDER, _single_asks(lab)[0], Decision)
+
+
+def test_gathered_transcripts_are_equal_over_all_transports(ray_session: None) -> None:
+    """Without a delay the order depends on the commands alone, also when many are under way together."""
+    lab = small_laboratory(batch=8)
+    seen = {}
+    for name, make in MAKERS.items():
+        with make() as transport:
+            play(lab, transport, 0)
+            transcript = Transcript()
+            board = Switchboard(transport, transcript, lab.run_id, "none", TIMEOUT)
+            board.ask_many(KEY_HOLDER, [*_single_asks(lab, 0), *_single_asks(lab, 1)], Decision)
+        seen[name] = [entry.data for entry in transcript]
+    assert seen["local"] == seen["ray"]
+    assert len(seen["local"]) == 8 * 4
 
 
 def test_transcripts_are_equal_over_all_transports(ray_session: None) -> None:

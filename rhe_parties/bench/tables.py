@@ -10,9 +10,13 @@ from rhe_parties.bench.head import CaseResult, HeadBench
 
 __all__ = ["show_head_bench"]
 
+_WIDTH = 112
+
 
 def show_head_bench(result: HeadBench, console: Console) -> None:
-    """Print all tables and the ratios."""
+    """Print all tables and the ratios; where the width is unknown, as wide as the figures need."""
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_WIDTH)
     for table in (_times(result), _bytes(result), _precision(result)):
         console.print(table)
     console.print(_summary(result))
@@ -38,7 +42,7 @@ def _times(result: HeadBench) -> Table:
     )
     table = _table(title, "One input", "5 to 95 %", "Rate, one core", f"Rate, {result.cores} cores")
     for case in result.cases:
-        span = f"{_ms(case.latency_low_ms)}–{_ms(case.latency_high_ms)}"
+        span = f"{_ms(case.latency_low_ms)} – {_ms(case.latency_high_ms)}"
         row = (_ms(case.latency_ms), span, _rate(case.throughput_per_s), _rate(case.throughput_all_per_s))
         table.add_row(case.name, *row)
     return table

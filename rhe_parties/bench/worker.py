@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,11 +96,11 @@ def serve(case_name: str, path: Path, batch: int) -> None:
 
     def latency(command: dict[str, Any]) -> dict[str, Any]:
         chosen = [np.ascontiguousarray(rows[i % len(rows)][None]) for i in range(command["repeats"])]
-        return {"seconds": [_timed(lambda row=row: case.one(row)) for row in chosen]}
+        return {"seconds": [_timed(partial(case.one, row)) for row in chosen]}
 
     def throughput(command: dict[str, Any]) -> dict[str, Any]:
         block = np.resize(rows, (command["inputs"], rows.shape[1]))
-        return {"per_second": len(block) / _timed(lambda: case.many(block))}
+        return {"per_second": len(block) / _timed(partial(case.many, block))}
 
     def decide(command: dict[str, Any]) -> dict[str, Any]:
         part = rows[command["start"] : command["start"] + command["count"]]

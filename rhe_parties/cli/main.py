@@ -14,6 +14,7 @@ import typer
 
 from rhe_parties.cli.bench_head import head_command
 from rhe_parties.cli.benching import bench
+from rhe_parties.cli.fuzzing import fuzz_command
 from rhe_parties.cli.listing import list_command
 from rhe_parties.cli.planning import plan_command
 from rhe_parties.errors import RheError, UserError
@@ -27,6 +28,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command("fuzz")(fuzz_command)
 app.command("list")(list_command)
 bench.command("head")(head_command)
 app.add_typer(bench)

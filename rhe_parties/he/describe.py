@@ -17,7 +17,7 @@ def plan_rows(plan: HeadPlan) -> list[tuple[str, str, str]]:
     """Rows (what, value, why) that say what the plan does and what each number follows from."""
     bits = [prime.bit_length() for prime in plan.coeff_modulus]
     rows = [
-        ("scheme", plan.scheme, _SCHEME_REASONS[plan.scheme]),
+        ("scheme", plan.scheme, _reason(plan)),
         ("head", _shape(plan), _way(plan)),
         (
             "feature norm",
@@ -38,17 +38,23 @@ def plan_rows(plan: HeadPlan) -> list[tuple[str, str, str]]:
         (
             "evaluation keys",
             _size(plan.evaluation_key_bytes),
-            "rotations of TenSEAL's dot product" if plan.evaluation_key_bytes else "plain products need none",
+            "rotations and products of ciphertexts" if plan.evaluation_key_bytes else "plain products need none",
         ),
         (
             "encrypted head",
             _size(plan.head_bytes),
-            f"{plan.class_tiles} × {plan.feature_tiles} ciphertexts; {_size(plan.head_memory_bytes)} in memory",
+            f"{plan.head_ciphertexts} ciphertexts; {_size(plan.head_memory_bytes)} in memory",
         ),
         ("request", _size(plan.request_bytes), "features of one full request, in the clear at the host"),
         ("reply", _size(plan.reply_bytes), f"{plan.class_tiles} ciphertexts for {plan.batch} input(s)"),
     ]
     return rows
+
+
+def _reason(plan: HeadPlan) -> str:
+    if plan.scheme == "ckks" and plan.hidden:
+        return "approximate numbers in slots, one level per product"
+    return _SCHEME_REASONS[plan.scheme]
 
 
 def _shape(plan: HeadPlan) -> str:

@@ -8,9 +8,9 @@ within the bound can give it (Cauchy-Schwarz: ‖w_i‖·R + |a_i|), and the log
 quadratic form; so hidden values and logits lie in [-1, 1] and no product can leave the modulus. The last divisor,
 on a coarse grid, goes to the key holder, the others are inside the encrypted weights.
 
-In a reply every slot without a logit holds zero or a partial sum; the host adds a fresh random number to the latter, far
-larger than any sum. As with all of CKKS, the errors that decryption shows depend on the secret key, so only
-classes should be released (Li, Micciancio 2021).
+In a reply every slot without a logit holds zero or a partial sum; the host adds a fresh random number to the
+latter, 2^16 times larger than a logit. As with all of CKKS, the errors that decryption shows depend on the
+secret key, so only classes should be released (Li, Micciancio 2021).
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from rhe_parties.he.levelled_weights import packed_layers, scaled_layers
 from rhe_parties.he.plan import HeadPlan
 from rhe_parties.he.quantise import Float64Array, Layer, checked_layers, normed_features
 from rhe_parties.he.scheme import HeadCiphertexts, LogitCiphertexts, NoCopies, PublicMaterial, public_material
+from rhe_parties.he.seal_format import CIPHERTEXT_OVERHEAD
 from rhe_parties.types import AnyArray
 
 __all__ = [
@@ -247,9 +248,9 @@ class LevelledEvaluator:
         padded[: len(row)] = row
         total = None
         for tile, part in zip(self._first, np.split(padded, layout.input_tiles), strict=True):
-            if not part.any():  # SEAL refuses a product that hides nothing
-                continue
             plain = chain.encode(np.repeat(part, layout.block), top, float(chain.primes[-1]))
+            if plain.is_zero():  # SEAL refuses a product that hides nothing
+                continue
             product = sealapi.Ciphertext(chain.context)
             self._evaluator.multiply_plain(tile, plain, product)
             if total is None:
@@ -311,7 +312,7 @@ def _load_keys(chain: _Chain, data: bytes) -> tuple[Any, Any]:
     if not 0 < size < len(data) - 8:
         raise SchemeError(code, f"evaluation keys of {len(data)} bytes are damaged")
     elements, primes = _rotation_elements(chain.layout), len(plan.coeff_modulus)
-    key = sealio.CIPHERTEXT_OVERHEAD + 16 + 2 * primes * plan.degree * 8
+    key = CIPHERTEXT_OVERHEAD + 16 + 2 * primes * plan.degree * 8
     loaded = []
     for part, what, count, slots, kind in (
         (data[8 : 8 + size], "relinearisation keys", 1, 1, sealapi.RelinKeys),
@@ -319,7 +320,7 @@ def _load_keys(chain: _Chain, data: bytes) -> tuple[Any, Any]:
     ):
         sealio.check_frame(part, 40 + 8 * slots + count * (primes - 1) * key, what, code)
         value = kind()
-        sealio._load(chain.context, value, part, what, code)
+        sealio.load_object(chain.context, value, part, what, code)
         loaded.append(value)
     relinearisation, galois = loaded
     if not all(galois.has_key(element) for element in elements) or not relinearisation.has_key(2):

@@ -185,7 +185,7 @@ def levelled_milliseconds(
 ) -> float:
     """Predicted time of one input on one core of a 2020s server, for the comparison of plans.
 
-    Counted in transforms (NTT modulo one prime, N·log2 N steps of 1.0 ns): a key switch over n primes takes n inverse
+    Counted in transforms (NTT modulo one prime, N·log2 N steps of 0.68 ns): a key switch over n primes takes n inverse
     and n² forward transforms of digits, and 2·(n + 2) to divide by the special prime, which its multiplications and
     loads raise by a half; encoding takes n and a complex transform that costs as much as four.
     """
@@ -209,7 +209,7 @@ def levelled_milliseconds(
         steps = layout.run_rotations if later else layout.unit_rotations
         transforms += tiles * len(steps) * switch(level)
     transforms += layout.class_tiles * (0 if layout.run else 6)
-    return transforms * degree * math.log2(degree) * 1.0e-6
+    return transforms * degree * math.log2(degree) * 0.68e-6
 
 
 def _power(width: int) -> int:

@@ -34,8 +34,8 @@ def scaled_layers(plan: HeadPlan, layers: Layers) -> tuple[list[tuple[Float64Arr
     """
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         first, offset = layers[0][0] * plan.feature_norm, layers[0][1]
-        bound = np.linalg.norm(first, axis=1) + np.abs(offset)
-        scaled = [(first / _divisor(bound)[:, None], offset / _divisor(bound))]
+        bound = _divisor(np.linalg.norm(first, axis=1) + np.abs(offset))
+        scaled = [(first / bound[:, None], offset / bound)]
         for index, (weight, bias) in enumerate(layers[1:]):
             last = index == len(layers) - 2
             weight = weight * np.square(bound)
@@ -46,8 +46,8 @@ def scaled_layers(plan: HeadPlan, layers: Layers) -> tuple[list[tuple[Float64Arr
             reach = np.maximum(reach, sums / _LARGEST_SUM)
             if last:
                 reach = np.full_like(reach, coarse_scale(float(reach.max())))
-            bound = reach
-            scaled.append((weight / _divisor(bound)[:, None], bias / _divisor(bound)))
+            bound = _divisor(reach)
+            scaled.append((weight / bound[:, None], bias / bound))
     if not all(np.isfinite(array).all() for layer in scaled for array in layer):
         raise NumericError("the head's weights are too large: its logits are not finite numbers")
     return scaled, float(bound.max())
@@ -60,7 +60,7 @@ def _divisor(bound: Float64Array) -> Float64Array:
 def _form_reach(first: tuple[Float64Array, Float64Array], weight: Float64Array, bias: Float64Array) -> Float64Array:
     """The bound of the quadratic form for norm 1: constant, linear part, spectral norm of Wᵀ·diag(v)·W."""
     (rows, offset), reach = first, []
-    triangle = np.linalg.qr(rows.T, mode="r")
+    triangle = np.linalg.qr(rows.T)[1]
     for v, c in zip(weight, bias, strict=True):
         if not (np.isfinite(v).all() and np.isfinite(c)):
             return np.full(len(weight), np.inf)

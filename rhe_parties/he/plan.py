@@ -16,9 +16,16 @@ import numpy as np
 
 from rhe_parties.errors import FailureCode, ParameterError, SchemeError, unknown_name
 from rhe_parties.he.layout import Layout
-from rhe_parties.he.levelled_size import LevelledSize, levelled_size
+from rhe_parties.he.levelled_layout import LevelledSize, levelled_layout, levelled_size
 from rhe_parties.he.noise import FAILURE_BITS
-from rhe_parties.he.precision import leaves_room, lifted_columns, logit_errors, reply_noise, rotated_dot_error
+from rhe_parties.he.precision import (
+    leaves_room,
+    levelled_error,
+    lifted_columns,
+    logit_errors,
+    reply_noise,
+    rotated_dot_error,
+)
 from rhe_parties.he.primes import ntt_primes
 from rhe_parties.he.security import MAX_MODULUS_BITS, check_security
 from rhe_parties.he.sizes import polynomial_bytes
@@ -124,6 +131,13 @@ class HeadPlan:
         used = self.layout.output_positions(0, self.batch)
         free = np.setdiff1d(np.arange(self.degree, dtype=np.int64), used)
         return free[: self.check_count]
+
+    @property
+    def head_ciphertexts(self) -> int:
+        """Ciphertexts of an encrypted head."""
+        if self.scheme == "ckks" and self.hidden:
+            return levelled_layout(self.features, self.classes, self.hidden, self.degree).head_ciphertexts
+        return self.class_tiles * self.feature_tiles
 
     @property
     def prime(self) -> int:
@@ -279,7 +293,9 @@ def _check_count(layout: Layout, margin: float) -> int:
 def _complete_ckks(choices: tuple[Any, ...]) -> HeadPlan:
     _, features, classes, hidden, _, _, degree, primes, *_ = choices
     if hidden:
-        size: LevelledSize = levelled_size(features, classes, hidden)
+        size: LevelledSize = levelled_size(features, classes, hidden, degree, primes)
+        class_tiles = levelled_layout(features, classes, hidden, degree).class_tiles
+        error = levelled_error(size.error, len(hidden))
     else:
         key = polynomial_bytes(degree, primes, 2)
         # TenSEAL rotates by powers of two in both directions and conjugates; one key per data prime.
@@ -290,11 +306,12 @@ def _complete_ckks(choices: tuple[Any, ...]) -> HeadPlan:
             head_bytes=classes * polynomial_bytes(degree, primes[:-1], 2),
             head_memory_bytes=classes * 16 * degree * (len(primes) - 1),
             reply_bytes=classes * polynomial_bytes(degree, primes[:1], 2),
-            error=rotated_dot_error(degree, features, CKKS_SCALE_BITS),
+            error=0.0,
         )
+        error, class_tiles = rotated_dot_error(degree, features, CKKS_SCALE_BITS), classes
     derived = {
-        "columns": features + 1, "feature_tiles": 1, "class_tiles": classes, "check_count": 0,
-        "noise_bits": 0.0, "margin_bits": 0.0, "logit_error": round(size.error, 9), "key_bytes": size.key_bytes,
+        "columns": features + 1, "feature_tiles": 1, "class_tiles": class_tiles, "check_count": 0,
+        "noise_bits": 0.0, "margin_bits": 0.0, "logit_error": round(error, 9), "key_bytes": size.key_bytes,
         "evaluation_key_bytes": size.evaluation_key_bytes, "head_bytes": size.head_bytes,
         "head_memory_bytes": size.head_memory_bytes, "request_bytes": 4 * features, "reply_bytes": size.reply_bytes,
     }  # fmt: skip

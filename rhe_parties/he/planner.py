@@ -10,10 +10,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
 
 from rhe_parties.errors import ParameterError
-from rhe_parties.he.levelled_size import levelled_modulus
+from rhe_parties.he.levelled_layout import levelled_milliseconds, levelled_parameters
 from rhe_parties.he.noise import FAILURE_BITS
 from rhe_parties.he.plan import (
     FINE_BITS,
@@ -47,11 +46,11 @@ _FEATURE_BITS = range(6, 22)
 _MAX_PLAIN_BITS = 44
 
 # Cost in microseconds on one core, from the compiled evaluator at N=2048 (`rhe bench head`).
-_TRANSFORM, _PRODUCT, _LIFT = 11.0, 0.0005, 0.0008  # per transform, per modular product, per lifted column
-_OPEN, _CALL = 120.0, 30.0  # key holder: one reply polynomial; host: one call
+_TRANSFORM, _PRODUCT, _LIFT = 4.5, 0.00017, 0.0008  # per transform, per modular product, per lifted column
+_OPEN, _CALL = 250.0, 25.0  # key holder: one reply polynomial; host: one call
 _WIRE = 0.008  # per byte, at 1 Gbit/s
 _ENCRYPT, _LIFETIME = 1250.0, 1000  # per ciphertext of the head, spread over that many batches
-_ROTATED_DOT, _LEVELLED_DOT, _LEVELLED_PRODUCT = 900.0, 7700.0, 22000.0  # TenSEAL: per class and per rotation
+_ROTATED_DOT = 1300.0  # TenSEAL, per class and rotation
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +126,10 @@ def ckks_plan(
     """
     if security != 128:
         raise ParameterError(f"scheme 'ckks' is set up for 128-bit security, not {security} (allowed: 128)")
-    degree, primes = levelled_modulus(hidden) if hidden else (_CKKS_DEGREE, ntt_primes(_CKKS_DEGREE, _CKKS_BITS))
+    if hidden:
+        degree, primes = levelled_parameters(features, classes, hidden)
+    else:
+        degree, primes = _CKKS_DEGREE, ntt_primes(_CKKS_DEGREE, _CKKS_BITS)
     return complete_plan(
         "ckks", features, classes, hidden, feature_norm, security, degree, primes, 0, 0, features + 1, 1, 1, 0
     )  # fmt: skip
@@ -140,13 +142,11 @@ def predicted_microseconds(plan: HeadPlan, inputs: int) -> float:
     """
     requests = -(-inputs // plan.batch)
     if plan.scheme == "ckks":
-        if not plan.hidden:
-            each = plan.classes * _ROTATED_DOT * math.ceil(math.log2(plan.features + 1))
+        if plan.hidden:
+            shape = (plan.features, plan.classes, plan.hidden, plan.degree, plan.coeff_modulus)
+            each = 1000 * levelled_milliseconds(*shape)
         else:
-            dots = plan.hidden[0] * _LEVELLED_DOT * math.ceil(math.log2(plan.features + 1))
-            widths = (*plan.hidden, plan.classes)
-            products = sum(a + a * b for a, b in pairwise(widths))
-            each = dots + products * _LEVELLED_PRODUCT
+            each = plan.classes * _ROTATED_DOT * math.ceil(math.log2(plan.features + 1))
         return inputs * (each + plan.reply_bytes * _WIRE)
     scale = plan.degree / 2048
     transform = _TRANSFORM * scale * (plan.degree.bit_length() - 1) / 11
@@ -188,9 +188,7 @@ def _weigh(
         for degree, bits in _RINGS[security]:
             found += _ring_candidates(scheme or "bfv", request, degree, bits, batch, logit_error)
     if scheme == "ckks" or (scheme is None and security == 128 and features < 4096):
-        plan = ckks_plan(*request)
-        what = "ckks: levelled products" if hidden else "ckks: a vector per class, rotations"
-        found.append(_judge(Candidate(what, plan, predicted_microseconds(plan, batch), ""), logit_error))
+        found.append(_ckks_candidate(request, batch, logit_error))
     fine = sorted((c for c in found if not c.reason), key=lambda c: c.microseconds)
     rest = sorted((c for c in found if c.reason), key=lambda c: c.microseconds)
     if not fine and logit_error is None:  # no precision was asked for: the best there is will do
@@ -201,6 +199,17 @@ def _weigh(
             fine = [Candidate(best.what, best.plan, best.microseconds, "")]
     losers = [_slower(candidate, fine[0]) for candidate in fine[1:]]
     return (*fine[:1], *losers, *rest)
+
+
+def _ckks_candidate(
+    request: tuple[int, int, tuple[int, ...], float, int], batch: int, wish: float | None
+) -> Candidate:  # fmt: skip
+    what = "ckks: levelled products" if request[2] else "ckks: a vector per class, rotations"
+    try:
+        plan = ckks_plan(*request)
+    except ParameterError as error:
+        return Candidate(what, None, math.inf, str(error))
+    return _judge(Candidate(what, plan, predicted_microseconds(plan, batch), ""), wish)
 
 
 def _slower(loser: Candidate, winner: Candidate) -> Candidate:

@@ -10,6 +10,7 @@ from rhe_parties.he.noise import ckks_error, evaluation_noise_bits, reply_noise_
 __all__ = [
     "input_norms",
     "leaves_room",
+    "levelled_error",
     "lifted_columns",
     "logit_errors",
     "reply_noise",
@@ -72,3 +73,9 @@ def logit_errors(hidden: tuple[int, ...], feature_bits: int, modulus: int) -> fl
 def rotated_dot_error(degree: int, features: int, scale_bits: int) -> float:
     """Relative error of the logits of TenSEAL's rotated dot product."""
     return ckks_error(degree, features, scale_bits) / (_ALIGNMENT * _NORM_SHARE)
+
+
+def levelled_error(share_of_largest: float, squares: int) -> float:
+    """Relative error of the logits of the levelled path from the error in units of the largest possible logit."""
+    typical = math.pow(_ALIGNMENT * _NORM_SHARE, 2**squares)
+    return share_of_largest / typical

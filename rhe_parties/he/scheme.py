@@ -146,9 +146,11 @@ _MODULES = {
     "ckks": "rhe_parties.he.ckks",
     "plain": "rhe_parties.he.plain",
 }
+_LEVELLED = "rhe_parties.he.levelled"
+"""Scheme `ckks` where the head has hidden layers."""
 _SUMMARIES = {
     "bfv": "exact integers packed into coefficients, no evaluation keys; one layer, or two with x² (SEAL)",
-    "ckks": "the paper's way with TenSEAL: a vector per class, rotations; two and three layers with x² by levels",
+    "ckks": "the paper's way: a TenSEAL vector per class, rotations; two and three layers with x² by levels",
     "plain": "no protection: the integer twin of bfv that the host can read, for comparison",
 }
 
@@ -161,7 +163,8 @@ def scheme_catalogue() -> dict[str, str]:
 def _module(plan: HeadPlan) -> Any:
     if plan.scheme not in _MODULES:
         raise unknown_name("scheme", plan.scheme, _MODULES)
-    return importlib.import_module(_MODULES[plan.scheme])
+    levelled = plan.scheme == "ckks" and plan.hidden
+    return importlib.import_module(_LEVELLED if levelled else _MODULES[plan.scheme])
 
 
 def make_custody(plan: HeadPlan) -> KeyCustody:
@@ -242,7 +245,7 @@ def check_head(public: PublicMaterial, head: HeadCiphertexts) -> None:
     if head.key_fingerprint != public.fingerprint:
         given = f"{str(head.key_fingerprint)[:12]!r}, the keys are {public.fingerprint[:12]!r}"
         raise SchemeError(FailureCode.WRONG_KEY, f"the head was encrypted for other keys: {given}")
-    expected = public.plan.class_tiles * public.plan.feature_tiles
+    expected = public.plan.head_ciphertexts
     if len(head.ciphertexts) != expected:
         text = f"the head has {len(head.ciphertexts)} ciphertexts (allowed: {expected})"
         raise SchemeError(FailureCode.BAD_CIPHERTEXT, text)

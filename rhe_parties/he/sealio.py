@@ -46,6 +46,7 @@ __all__ = [
     "ciphertext_residues",
     "guarded",
     "load_ciphertext",
+    "load_object",
     "load_public_key",
     "make_ciphertext",
     "make_context",
@@ -183,7 +184,7 @@ def load_ciphertext(
     data = without_checksum(data)
     check_frame(data, CIPHERTEXT_OVERHEAD + 2 * primes * degree * 8, "ciphertext")
     value = sealapi.Ciphertext(context)
-    _load(context, value, data, "ciphertext")
+    load_object(context, value, data, "ciphertext")
     form, level = bool(value.is_ntt_form()), list(value.parms_id())
     if value.size() != 2 or form != transformed or level != list(parms_id):
         text = "ciphertext has another size, form or level than planned"
@@ -201,7 +202,7 @@ def make_ciphertext(context: Any, residues: npt.NDArray[np.uint64]) -> Any:
     """
     value = sealapi.Ciphertext(context)
     data = write_ciphertext(residues, struct.pack("<4Q", *context.first_parms_id()), _version())
-    _load(context, value, data, "ciphertext")
+    load_object(context, value, data, "ciphertext")
     return value
 
 
@@ -213,7 +214,7 @@ def load_public_key(context: Any, data: bytes, degree: int, primes: int) -> Any:
     """
     check_frame(data, CIPHERTEXT_OVERHEAD + 2 * primes * degree * 8, "public key", FailureCode.WRONG_KEY)
     value = sealapi.PublicKey()
-    _load(context, value, data, "public key", FailureCode.WRONG_KEY)
+    load_object(context, value, data, "public key", FailureCode.WRONG_KEY)
     return value
 
 
@@ -229,7 +230,14 @@ def check_galois_keys(data: bytes, degree: int, primes: int) -> None:
     check_frame(data, 40 + 8 * degree + keys * key, "Galois keys", FailureCode.WRONG_KEY)
 
 
-def _load(context: Any, value: Any, data: bytes, what: str, code: FailureCode = FailureCode.BAD_CIPHERTEXT) -> None:
+def load_object(
+    context: Any, value: Any, data: bytes, what: str, code: FailureCode = FailureCode.BAD_CIPHERTEXT
+) -> None:
+    """Let SEAL read `data` into `value`, an empty object of the right kind; the caller has checked the frame.
+
+    Raises:
+        SchemeError: (`code`) bytes that are no such object or do not fit the parameters.
+    """
     scratch = _scratch()
     scratch.write(data)
     with guarded(f"loading a {what}", code):

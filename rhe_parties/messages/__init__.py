@@ -1,6 +1,6 @@
 """What may cross a border: typed payloads, the envelope around them, and their bytes."""
 
-from rhe_parties.messages.envelope import MAX_ENVELOPE_BYTES, PROTOCOL_VERSION, Envelope, decode, encode
+from rhe_parties.messages.envelope import MAX_ENVELOPE_BYTES, PROTOCOL_VERSION, Envelope, decode, encode, peek
 from rhe_parties.messages.payloads import PAYLOADS, Payload, payload_kind
 
 __all__ = [
@@ -12,4 +12,5 @@ __all__ = [
     "decode",
     "encode",
     "payload_kind",
+    "peek",
 ]

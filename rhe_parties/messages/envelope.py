@@ -11,9 +11,9 @@ from rhe_parties.messages.payloads import PAYLOADS, Payload, payload_kind
 from rhe_parties.messages.serde import value_from_proto, value_to_proto
 from rhe_parties.proto import envelope_pb2
 
-__all__ = ["MAX_ENVELOPE_BYTES", "PROTOCOL_VERSION", "Envelope", "decode", "encode"]
+__all__ = ["MAX_ENVELOPE_BYTES", "PROTOCOL_VERSION", "Envelope", "Header", "decode", "encode", "peek"]
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 # Largest legitimate message: a batch of images or a head's ciphertexts. Far below protobuf's own limit of 2 GiB, so
 # that a hostile sender cannot make a party hold much memory.
 MAX_ENVELOPE_BYTES = 256 * 2**20
@@ -90,6 +90,29 @@ def decode(data: bytes) -> Envelope:
         )
     payload = value_from_proto(getattr(message, kind), PAYLOADS[kind])
     return Envelope(message.run_id, message.sender, message.recipient, message.sequence, message.reply_to, payload)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an envelope says of itself where its payload cannot be read."""
+
+    run_id: str
+    sender: str
+    recipient: str
+    sequence: int
+    kind: str
+
+
+def peek(data: bytes) -> Header | None:
+    """The header of bytes that `decode` refused, so that the refusal finds its sender; None where there is none."""
+    message = envelope_pb2.Envelope()
+    try:
+        if len(data) <= MAX_ENVELOPE_BYTES:
+            message.ParseFromString(data)
+    except DecodeError:
+        return None
+    kind = message.WhichOneof("payload") or ""
+    return Header(message.run_id, message.sender, message.recipient, message.sequence, kind)
 
 
 def _oversized(size: int) -> MessageError:

@@ -6,7 +6,7 @@ one message alone is checked here, so that no party ever sees an ill-shaped tens
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
@@ -29,12 +29,16 @@ __all__ = [
     "HeadInstalled",
     "HeadNotice",
     "HeadReady",
+    "HeadsRenewed",
     "HealthReport",
     "HealthRequest",
+    "KeyRotated",
     "Payload",
     "PlainHead",
     "PublicMaterial",
     "PublicMaterialRequest",
+    "ResponsePart",
+    "RotateKey",
     "TrainHead",
     "empty",
     "payload_kind",
@@ -85,6 +89,10 @@ class Failure:
     code: int
     text: str
 
+    def __post_init__(self) -> None:
+        if self.code not in list(FailureCode):
+            raise MessageError(FailureCode.MALFORMED, f"failure code {self.code} is unknown")
+
 
 @dataclass(frozen=True)
 class HealthRequest:
@@ -103,6 +111,27 @@ class HealthReport:
 @dataclass(frozen=True)
 class PublicMaterialRequest:
     """DataOwner or ModelHost asks the KeyHolder for what anybody may hold."""
+
+
+@dataclass(frozen=True)
+class RotateKey:
+    """Make new keys for the same plan and have every encrypted head replaced."""
+
+
+@dataclass(frozen=True)
+class HeadsRenewed:
+    """The owner encrypted these heads anew and sent them to the host; it has no others."""
+
+    head_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class KeyRotated:
+    """The key holder serves under `new_fingerprint` alone; `heads` were encrypted and installed anew."""
+
+    old_fingerprint: str
+    new_fingerprint: str
+    heads: int
 
 
 @dataclass(frozen=True)
@@ -161,13 +190,14 @@ class HeadInstalled:
 
 @dataclass(frozen=True)
 class HeadNotice:
-    """What the KeyHolder must know of a head: its fingerprint, classes and weight scale (0 for a plain head)."""
+    """What the KeyHolder must know of a head: fingerprint, classes, weight scale (0 if plain), key ("" if plain)."""
 
     head_id: str
     fingerprint: str
     encrypted: bool
     weight_scale: float
     classes: int
+    key_fingerprint: str = ""
 
     def __post_init__(self) -> None:
         _check_name(self.head_id, "head_id")
@@ -175,6 +205,8 @@ class HeadNotice:
             raise NumericError(f"a head needs at least one class, got {self.classes}")
         if not np.isfinite(self.weight_scale) or self.weight_scale < 0:
             raise NumericError(f"weight scale must be finite and not negative, got {self.weight_scale}")
+        if self.encrypted != bool(self.key_fingerprint):
+            raise MessageError(FailureCode.MALFORMED, "an encrypted head names its key, a plain one none")
 
 
 @dataclass(frozen=True)
@@ -211,35 +243,66 @@ class ClassifyRequest:
 
 
 @dataclass(frozen=True)
-class ClassifyResponse:
-    """Logits of a batch: `plain_logits` float32 [B, K] without RHE, `ciphertexts` under RHE, never both."""
+class ResponsePart:
+    """One request's share of a reply: its inputs, and how many of them were scaled down to the public norm."""
 
     request_id: str
+    batch: int
+    saturated: int
+
+
+@dataclass(frozen=True)
+class ClassifyResponse:
+    """Logits of one or more requests for one head, rows in the order of `parts`.
+
+    `plain_logits` float32 [B, K] without RHE, `ciphertexts` under RHE, never both. `digest` is that of
+    `fingerprints.response_digest`; the reader checks it, so that damaged and mixed up replies show.
+    """
+
     head_id: str
     head_fingerprint: str
-    batch: int
+    key_fingerprint: str
+    parts: tuple[ResponsePart, ...]
     plain_logits: FloatArray
     ciphertexts: tuple[bytes, ...]
-    saturated: int
+    digest: bytes = b""
 
     def __post_init__(self) -> None:
         if self.plain_logits.size:
             check_tensor(self.plain_logits, "logits", np.float32, 2)
         if bool(self.plain_logits.size) == bool(self.ciphertexts):
             raise MessageError(FailureCode.MALFORMED, "a response carries either plain logits or ciphertexts")
+        if not self.parts:
+            raise MessageError(FailureCode.MALFORMED, "a response answers at least one request, this one none")
+
+    @property
+    def batch(self) -> int:
+        """Inputs of all parts together."""
+        return sum(part.batch for part in self.parts)
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Classes int64 [B] and nothing else of the logits; `saturated` counts features cut to the public bound."""
+    """Classes int64 [B]; `saturated` counts inputs whose features were scaled down to the public norm.
+
+    `logits` float32 [B, K] is empty unless the key holder's release policy lets them out.
+    """
 
     request_id: str
     head_id: str
     classes: IntArray
     saturated: int
+    logits: FloatArray = field(default_factory=lambda: empty(np.float32))
 
     def __post_init__(self) -> None:
         check_tensor(self.classes, "classes", np.int64, 1)
+        if self.logits.size:
+            check_tensor(self.logits, "released logits", np.float32, 2)
+            if len(self.logits) != len(self.classes):
+                raise NumericError(
+                    f"released logits of {len(self.logits)} inputs beside {len(self.classes)} classes",
+                    FailureCode.BAD_TENSOR,
+                )
 
 
 @dataclass(frozen=True)
@@ -313,6 +376,9 @@ Payload: TypeAlias = (
     | Decision
     | AttackRequest
     | ClaimReport
+    | RotateKey
+    | KeyRotated
+    | HeadsRenewed
 )
 
 # Field of `Envelope.payload` in protos/ -> class; the inverse is `payload_kind`.
@@ -334,6 +400,9 @@ PAYLOADS: dict[str, type[Payload]] = {
     "decision": Decision,
     "attack_request": AttackRequest,
     "claim_report": ClaimReport,
+    "rotate_key": RotateKey,
+    "key_rotated": KeyRotated,
+    "heads_renewed": HeadsRenewed,
 }
 _KINDS = {cls: kind for kind, cls in PAYLOADS.items()}
 

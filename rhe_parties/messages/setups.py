@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -14,6 +15,9 @@ from rhe_parties.proto import setup_pb2
 from rhe_parties.types import IntArray, UInt8Array
 
 __all__ = [
+    "MAX_GATHERED",
+    "MAX_HEADS",
+    "MAX_IMAGES",
     "AdversarySetup",
     "BackboneSpec",
     "DataOwnerSetup",
@@ -24,6 +28,13 @@ __all__ = [
     "decode_setup",
     "encode_setup",
 ]
+
+
+# Bounds that a run may set otherwise, so that no party can be made to hold much memory: images in one request, inputs
+# that the host holds while it gathers, heads that owner and host keep.
+MAX_IMAGES = 4096
+MAX_GATHERED = 4096
+MAX_HEADS = 1024
 
 
 @dataclass(frozen=True)
@@ -60,22 +71,42 @@ class DataOwnerSetup:
     labels: IntArray
     sets: IntArray
     threads: int
+    max_heads: int = MAX_HEADS
 
 
 @dataclass(frozen=True)
 class ModelHostSetup:
-    """The host owns the public backbone and nothing else."""
+    """The host owns the public backbone and nothing else.
+
+    `gather_delay_ms`: how long a request may wait for others of the same head (0: not at all); `gather_inputs`: most
+    inputs held at a time; `max_images`: most images in one request; `max_heads`: most heads installed at a time.
+    """
 
     backbone: BackboneSpec
     threads: int
+    gather_delay_ms: float = 0.0
+    gather_inputs: int = MAX_GATHERED
+    max_images: int = MAX_IMAGES
+    max_heads: int = MAX_HEADS
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.gather_delay_ms) or self.gather_delay_ms < 0:
+            raise MessageError(
+                FailureCode.BAD_VALUE, f"gather_delay_ms must be finite and not negative, got {self.gather_delay_ms}"
+            )
 
 
 @dataclass(frozen=True)
 class KeyHolderSetup:
-    """`plan` of the encrypted head (None in a world without encryption); `query_budget` in images, 0 for no limit."""
+    """`plan` of the encrypted head (None in a world without encryption); `query_budget` in images, 0 for no limit.
+
+    `release` is a release policy (`classes`, `rounded:DIGITS` or `logits`), `max_images` the most in one request.
+    """
 
     plan: HeadPlan | None
     query_budget: int
+    release: str = "classes"
+    max_images: int = MAX_IMAGES
 
 
 @dataclass(frozen=True)

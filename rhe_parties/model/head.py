@@ -20,7 +20,7 @@ from rhe_parties.errors import DataError, NumericError, ParameterError
 from rhe_parties.rng import torch_stream
 from rhe_parties.types import FloatArray, IntArray
 
-__all__ = ["LinearHead", "Recipe", "initial_weights", "train_head", "train_heads"]
+__all__ = ["LinearHead", "Recipe", "check_training_sets", "initial_weights", "train_head", "train_heads"]
 
 _CHUNK_BYTES = 16 << 20  # of float64 work space, to stay near the caches; heads are independent
 
@@ -138,7 +138,7 @@ def train_heads(
         NumericError: features not finite, all alike, or of the wrong shape.
         DataError: no image, a class without image, or a label out of range.
     """
-    _check(features, labels, classes, len(seeds))
+    check_training_sets(features, labels, classes, len(seeds))
     heads, count, width = features.shape
     weights = np.empty((heads, classes, width), np.float32)
     biases = np.empty((heads, classes), np.float32)
@@ -198,7 +198,8 @@ def _descend_dual(x: Tensor, onehot: Tensor, start: Tensor, recipe: Recipe) -> t
     return shrink * start + coefficients.mT @ x, bias
 
 
-def _check(features: FloatArray, labels: IntArray, classes: int, seeds: int) -> None:
+def check_training_sets(features: FloatArray, labels: IntArray, classes: int, seeds: int) -> None:
+    """Refuse training sets (features [V, N, D], labels [V, N]) that no head can be trained on; see `train_heads`."""
     if features.ndim != 3 or labels.shape != features.shape[:2] or seeds != features.shape[0]:
         raise NumericError(
             f"head training takes features [V, N, D], labels [V, N] and V seeds, "

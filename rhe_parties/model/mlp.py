@@ -29,8 +29,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rhe_parties.errors import NumericError, ParameterError, unknown_name
-from rhe_parties.model.head import _check as check_training_sets
+from rhe_parties.model.head import check_training_sets
 from rhe_parties.rng import torch_stream
+from rhe_parties.threads import limited_threads
 from rhe_parties.types import AnyArray, FloatArray, IntArray
 
 __all__ = ["ACTIVATIONS", "DeepHead", "DeepRecipe", "train_deep_head", "train_deep_heads"]
@@ -200,7 +201,8 @@ def train_deep_heads(
         part = slice(start, start + step)
         x = torch.from_numpy(np.ascontiguousarray(features[part], np.float32)).double()
         y = torch.from_numpy(np.ascontiguousarray(labels[part]))
-        heads += _train(x, y, (width, *hidden, classes), activation, seeds[part], recipe)
+        with limited_threads(1):
+            heads += _train(x, y, (width, *hidden, classes), activation, seeds[part], recipe)
     return heads
 
 

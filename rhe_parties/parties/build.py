@@ -44,8 +44,9 @@ def build_party(setup: bytes, pool: Pool | None = None) -> Party:
     run_id, role = decode_setup(setup)
     if isinstance(role, KeyHolderSetup):
         from rhe_parties.parties.key_holder import KeyHolder
+        from rhe_parties.parties.release import parse_release
 
-        return KeyHolder(run_id, role.plan, role.query_budget)
+        return KeyHolder(run_id, role.plan, role.query_budget, parse_release(role.release), role.max_images)
 
     from rhe_parties.threads import limited_threads, one_blas_thread
 
@@ -60,9 +61,10 @@ def _computing_party(run_id: str, role: DataOwnerSetup | ModelHostSetup | Advers
     if isinstance(role, DataOwnerSetup):
         return _data_owner(run_id, role)
     if isinstance(role, ModelHostSetup):
-        from rhe_parties.parties.model_host import ModelHost
+        from rhe_parties.parties.model_host import HostLimits, ModelHost
 
-        return ModelHost(run_id, _backbone(role.backbone))
+        limits = HostLimits(role.gather_delay_ms / 1000, role.gather_inputs, role.max_images, role.max_heads)
+        return ModelHost(run_id, _backbone(role.backbone), limits)
     return _adversary(run_id, role, pool)
 
 
@@ -81,6 +83,7 @@ def _data_owner(run_id: str, role: DataOwnerSetup) -> Party:
         role.labels,
         role.sets,
         role.seed,
+        role.max_heads,
     )
 
 

@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from rhe_parties.defences.base import Defence
 from rhe_parties.errors import FailureCode, ProtocolError
 from rhe_parties.he.scheme import HeadEncryptor, PublicMaterial, make_encryptor
 from rhe_parties.messages import Envelope
+from rhe_parties.messages.fingerprints import head_fingerprint
 from rhe_parties.messages.payloads import (
     EncryptedHead,
     HeadInstalled,
     HeadNotice,
     HeadReady,
+    HeadsRenewed,
     PlainHead,
     PublicMaterialRequest,
     TrainHead,
 )
+from rhe_parties.messages.setups import MAX_HEADS
 from rhe_parties.model.backbone import Backbone
 from rhe_parties.model.head import LinearHead, Recipe
-from rhe_parties.parties.base import Party
+from rhe_parties.parties.base import Asker, Party
 from rhe_parties.rng import stream_seed
 from rhe_parties.threat.model import DATA_OWNER, KEY_HOLDER, LABORATORY, MODEL_HOST
 from rhe_parties.types import FloatArray, IntArray, UInt8Array
 
 __all__ = ["DataOwner"]
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """A head that was sent to the host: on whose errand, and what must come back."""
+
+    asker: Asker
+    head: LinearHead
+    fingerprint: str
+    scale: float
 
 
 class DataOwner(Party):
@@ -32,6 +47,7 @@ class DataOwner(Party):
         images: uint8 [n, C, H, W], the private pool.
         labels: int64 [n].
         sets: int64 [V, N], the training images of each head.
+        max_heads: most heads that are kept, to encrypt them again when the key is replaced.
     """
 
     def __init__(
@@ -45,6 +61,7 @@ class DataOwner(Party):
         labels: IntArray,
         sets: IntArray,
         seed: int,
+        max_heads: int = MAX_HEADS,
     ) -> None:
         super().__init__(DATA_OWNER, run_id)
         self._backbone = backbone
@@ -56,10 +73,13 @@ class DataOwner(Party):
         self._sets = sets
         self._seed = seed
         self._features: FloatArray | None = None
+        self._max_heads = max_heads
         self._encryptor: HeadEncryptor | None = None
-        self._waiting: list[tuple[Envelope, LinearHead]] = []
-        self._scales: dict[str, float] = {}
-        self._requests: dict[str, Envelope] = {}
+        self._key = ""
+        # Heads on their way: waiting for a key, sent to the host, and confirmed by the key holder.
+        self._waiting: list[tuple[Asker, str, LinearHead]] = []
+        self._pending: dict[str, _Pending] = {}
+        self._installed: dict[str, LinearHead] = {}
         self._handlers |= {
             TrainHead: self._on_train_head,
             PublicMaterial: self._on_public_material,
@@ -74,13 +94,13 @@ class DataOwner(Party):
                 FailureCode.BAD_VALUE,
                 f"private set {payload.set_index} does not exist (0 to {len(self._sets) - 1})",
             )
-        head = self._train(payload.set_index)
-        self._requests[payload.head_id] = envelope
-        if not self._defence.encrypts:
-            return [self.send(MODEL_HOST, self._plain(payload.head_id, head), cause=envelope)]
-        if self._encryptor is not None:
-            return [self._encrypted(envelope, head)]
-        self._waiting.append((envelope, head))
+        kept = {*self._installed, *self._pending, *(head_id for _, head_id, _ in self._waiting)}
+        if payload.head_id not in kept and len(kept) >= self._max_heads:
+            raise ProtocolError(FailureCode.REFUSED, f"{len(kept)} heads are kept, at most {self._max_heads} may be")
+        head, asker = self._train(payload.set_index), Asker.of(envelope)
+        if not self._defence.encrypts or self._encryptor is not None:
+            return [self._sent(asker, payload.head_id, head)]
+        self._waiting.append((asker, payload.head_id, head))
         return [self.send(KEY_HOLDER, PublicMaterialRequest(), cause=envelope)]
 
     def _train(self, index: int) -> LinearHead:
@@ -90,45 +110,72 @@ class DataOwner(Party):
         seed = stream_seed(self._seed, "victim-head", index)
         return self._defence.train(self._features[rows], self._labels[rows], self._classes, self._recipe, seed)
 
-    def _plain(self, head_id: str, head: LinearHead) -> PlainHead:
-        return PlainHead(head_id, head.weight, head.bias, self._backbone.fingerprint)
+    def _sent(self, asker: Asker, head_id: str, head: LinearHead) -> Envelope:
+        """The head on its way to the host, encrypted where the defence says so."""
+        payload, scale = self._payload(head_id, head)
+        self._pending[head_id] = _Pending(asker, head, head_fingerprint(payload), scale)
+        return self.send(MODEL_HOST, payload, cause=asker)
 
-    def _encrypted(self, request: Envelope, head: LinearHead) -> Envelope:
-        if self._encryptor is None or not isinstance(request.payload, TrainHead):
+    def _payload(self, head_id: str, head: LinearHead) -> tuple[PlainHead | EncryptedHead, float]:
+        backbone = self._backbone.fingerprint
+        if not self._defence.encrypts:
+            return PlainHead(head_id, head.weight, head.bias, backbone), 0.0
+        if self._encryptor is None:
             raise ProtocolError(FailureCode.UNEXPECTED, "no public key material has arrived yet")
-        head_id = request.payload.head_id
-        ciphertexts, self._scales[head_id] = self._encryptor.encrypt(head.weight, head.bias)
-        payload = EncryptedHead(
-            head_id, ciphertexts.key_fingerprint, self._backbone.fingerprint, ciphertexts.ciphertexts
-        )
-        return self.send(MODEL_HOST, payload, cause=request)
+        held, scale = self._encryptor.encrypt(head.weight, head.bias)
+        return EncryptedHead(head_id, held.key_fingerprint, backbone, held.ciphertexts), scale
 
     def _on_public_material(self, envelope: Envelope, payload: PublicMaterial) -> list[Envelope]:
+        """Encrypt what waits; under a new key also everything that was encrypted under the one before."""
         self.require_sender(envelope, KEY_HOLDER)
-        self._encryptor = make_encryptor(payload)
+        if not self._defence.encrypts:
+            raise ProtocolError(FailureCode.UNEXPECTED, f"defence {self._defence.name!r} encrypts nothing")
+        self.settle(envelope.reply_to)
+        replies = []
+        if payload.fingerprint != self._key:
+            self._encryptor, self._key = make_encryptor(payload), payload.fingerprint
+            kept = self._installed | {head_id: pending.head for head_id, pending in self._pending.items()}
+            for head_id, head in kept.items():
+                pending = self._pending.get(head_id)
+                replies.append(self._sent(pending.asker if pending else Asker.of(envelope), head_id, head))
+            if not envelope.reply_to:  # nobody asked for it: the key holder waits to hear what is renewed
+                replies.append(self.send(KEY_HOLDER, HeadsRenewed(tuple(kept)), cause=envelope))
         waiting, self._waiting = self._waiting, []
-        return [self._encrypted(request, head) for request, head in waiting]
+        return replies + [self._sent(asker, head_id, head) for asker, head_id, head in waiting]
 
     def _on_head_installed(self, envelope: Envelope, payload: HeadInstalled) -> list[Envelope]:
         self.require_sender(envelope, MODEL_HOST)
-        request = self._request(payload.head_id)
+        pending = self._head_under_way(payload.head_id)
+        if payload.fingerprint != pending.fingerprint:
+            raise ProtocolError(
+                FailureCode.BAD_VALUE,
+                f"the host installed {payload.fingerprint[:12]!r} as {payload.head_id[:64]!r}, "
+                f"{pending.fingerprint[:12]!r} was sent",
+            )
+        self.settle(envelope.reply_to)
+        key = self._key if self._defence.encrypts else ""
         notice = HeadNotice(
-            payload.head_id,
-            payload.fingerprint,
-            self._defence.encrypts,
-            self._scales.get(payload.head_id, 0.0),
-            self._classes,
+            payload.head_id, payload.fingerprint, self._defence.encrypts, pending.scale, self._classes, key
         )
-        return [self.send(KEY_HOLDER, notice, cause=request)]
+        return [self.send(KEY_HOLDER, notice, cause=pending.asker)]
 
     def _on_head_ready(self, envelope: Envelope, payload: HeadReady) -> list[Envelope]:
         self.require_sender(envelope, KEY_HOLDER)
-        request = self._request(payload.head_id)
-        del self._requests[payload.head_id]
-        return [self.answer(request, payload)]
+        pending = self._head_under_way(payload.head_id)
+        del self._pending[payload.head_id]
+        self._installed[payload.head_id] = pending.head
+        self.settle(envelope.reply_to)
+        # A head that was sent again because of a new key is nobody's request: the key holder itself counts it.
+        return [] if pending.asker.name == KEY_HOLDER else [self.answer(pending.asker, payload)]
 
-    def _request(self, head_id: str) -> Envelope:
-        request = self._requests.get(head_id)
-        if request is None:
+    def _on_errand_failed(self, sequence: int, asker: Asker) -> None:
+        del sequence
+        self._waiting = [item for item in self._waiting if item[0] != asker]
+        if asker.name != KEY_HOLDER:  # one failure in a rotation says nothing of the other heads
+            self._pending = {head_id: held for head_id, held in self._pending.items() if held.asker != asker}
+
+    def _head_under_way(self, head_id: str) -> _Pending:
+        pending = self._pending.get(head_id)
+        if pending is None:
             raise ProtocolError(FailureCode.UNEXPECTED, f"head {head_id[:64]!r} is not being installed")
-        return request
+        return pending

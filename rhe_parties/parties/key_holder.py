@@ -1,16 +1,18 @@
-"""KeyHolder: the secret key is born here and has no way out; it asks, decrypts, and releases classes."""
+"""KeyHolder: the secret key is born here and has no way out; it asks, decrypts, and releases by its policy."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import NoReturn
 
 import numpy as np
 
-from rhe_parties.errors import FailureCode, NumericError, ProtocolError, SchemeError
+from rhe_parties.errors import FailureCode, MessageError, NumericError, ProtocolError, SchemeError
 from rhe_parties.he.plan import HeadPlan
 from rhe_parties.he.scheme import KeyCustody, LogitCiphertexts, make_custody
 from rhe_parties.messages import Envelope
+from rhe_parties.messages.fingerprints import response_digest
 from rhe_parties.messages.payloads import (
     AskDecisions,
     ClassifyRequest,
@@ -18,117 +20,280 @@ from rhe_parties.messages.payloads import (
     Decision,
     HeadNotice,
     HeadReady,
+    HeadsRenewed,
+    KeyRotated,
     PublicMaterialRequest,
+    ResponsePart,
+    RotateKey,
 )
-from rhe_parties.parties.base import Party
+from rhe_parties.messages.public import export_public
+from rhe_parties.messages.setups import MAX_IMAGES
+from rhe_parties.parties.base import Asker, Party
+from rhe_parties.parties.recent import RecentIds
+from rhe_parties.parties.release import Release
 from rhe_parties.threat.model import DATA_OWNER, KEY_HOLDER, LABORATORY, MODEL_HOST
 from rhe_parties.types import AnyArray
 
 __all__ = ["KeyHolder"]
 
+# Requests without an answer; beyond this the oldest are given up, so that a silent host costs no memory.
+MAX_OPEN = 4096
+MAX_KNOWN_HEADS = 65_536
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class _Open:
-    asked: Envelope
+    asker: Asker
     head: HeadNotice
     batch: int
+    sequence: int
+    """Of the request to the host."""
+
+
+@dataclass
+class _Rotation:
+    asker: Asker
+    old: str
+    missing: set[str]
+    heads: int
 
 
 class KeyHolder(Party):
-    """Makes the keys (when a plan is given), asks the host for classifications and releases decisions only.
+    """Makes the keys (when a plan is given), asks the host for classifications and releases decisions.
 
     Args:
         plan: parameters of the encrypted head, None in a world without encryption.
         query_budget: images decided over the whole run, 0 for no limit.
+        release: what goes out beside the classes.
+        max_images: most images in one request.
     """
 
-    def __init__(self, run_id: str, plan: HeadPlan | None, query_budget: int = 0) -> None:
+    def __init__(
+        self,
+        run_id: str,
+        plan: HeadPlan | None,
+        query_budget: int = 0,
+        release: Release | None = None,
+        max_images: int = MAX_IMAGES,
+    ) -> None:
         super().__init__(KEY_HOLDER, run_id)
         self._custody: KeyCustody | None = None if plan is None else make_custody(plan)
+        self._release = release if release is not None else Release()
         self._heads: dict[str, HeadNotice] = {}
-        self._open: dict[str, _Open] = {}
-        self._closed: set[str] = set()
+        self._open: OrderedDict[str, _Open] = OrderedDict()
+        self._used = RecentIds()
+        self._rotation: _Rotation | None = None
         self._budget = query_budget
+        self._max_images = max_images
         self._decided = 0
         self._handlers |= {
             PublicMaterialRequest: self._on_public_material_request,
             HeadNotice: self._on_head_notice,
             AskDecisions: self._on_ask,
             ClassifyResponse: self._on_response,
+            RotateKey: self._on_rotate,
+            HeadsRenewed: self._on_heads_renewed,
         }
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a KeyHolder cannot be pickled or copied: its secret key has no way out")
 
-    def _on_public_material_request(self, envelope: Envelope, _payload: PublicMaterialRequest) -> list[Envelope]:
+    # ---- keys and heads ----------------------------------------------------------------------------------------
+
+    def _keys(self) -> KeyCustody:
         if self._custody is None:
-            raise ProtocolError(FailureCode.UNEXPECTED, "this run has no encryption, so there is no public key")
-        return [self.answer(envelope, self._custody.public)]
+            raise ProtocolError(FailureCode.UNEXPECTED, "this run has no encryption, so there is no key")
+        return self._custody
+
+    def _on_public_material_request(self, envelope: Envelope, _payload: PublicMaterialRequest) -> list[Envelope]:
+        return [self.answer(envelope, self._keys().public)]
+
+    def export_public(self) -> bytes:
+        """The public material alone, for `rhe_parties.messages.public.import_public`.
+
+        Raises:
+            ProtocolError: UNEXPECTED in a run without encryption.
+        """
+        return export_public(self._keys().public)
 
     def _on_head_notice(self, envelope: Envelope, payload: HeadNotice) -> list[Envelope]:
         self.require_sender(envelope, DATA_OWNER)
-        if payload.encrypted and self._custody is None:
-            raise ProtocolError(FailureCode.UNEXPECTED, f"head {payload.head_id!r} is encrypted, this run has no key")
+        if payload.encrypted:
+            self._check_key(payload.key_fingerprint, f"head {payload.head_id[:64]!r} was encrypted")
+        if payload.head_id not in self._heads and len(self._heads) >= MAX_KNOWN_HEADS:
+            raise ProtocolError(FailureCode.REFUSED, f"{MAX_KNOWN_HEADS} heads are known, no more are taken")
         self._heads[payload.head_id] = payload
-        return [self.answer(envelope, HeadReady(payload.head_id))]
+        return [self.answer(envelope, HeadReady(payload.head_id)), *self._rotated(payload.head_id)]
+
+    def _check_key(self, fingerprint: str, what: str) -> None:
+        if fingerprint != self._keys().public.fingerprint:
+            raise SchemeError(
+                FailureCode.WRONG_KEY, f"{what} for key {fingerprint[:12]!r}; the key is {self.fingerprint[:12]!r}"
+            )
+
+    def _on_rotate(self, envelope: Envelope, _payload: RotateKey) -> list[Envelope]:
+        """New keys at once; the old ones are gone with everything that was under way under them."""
+        self.require_sender(envelope, LABORATORY)
+        old = self._keys().public
+        self._custody = make_custody(old.plan)
+        replies = self._give_up([key for key, opened in self._open.items() if opened.head.encrypted], old.fingerprint)
+        missing = {head_id for head_id, head in self._heads.items() if head.encrypted}
+        for head_id in missing:
+            del self._heads[head_id]
+        if self._rotation is not None:
+            error = ProtocolError(FailureCode.REFUSED, "another rotation overtook this one")
+            replies.append(self.refuse(self._rotation.asker, error))
+            missing |= self._rotation.missing
+        self._rotation = _Rotation(Asker.of(envelope), old.fingerprint, missing, len(missing))
+        material = self._custody.public
+        replies += [self.send(party, material, cause=envelope) for party in (MODEL_HOST, DATA_OWNER)]
+        return [*replies, *self._rotated("")]
+
+    def _on_heads_renewed(self, envelope: Envelope, payload: HeadsRenewed) -> list[Envelope]:
+        """A head that the owner does not have (any more) cannot be waited for."""
+        self.require_sender(envelope, DATA_OWNER)
+        if self._rotation is None:
+            return []
+        gone = self._rotation.missing.difference(payload.head_ids)
+        self._rotation.missing -= gone
+        self._rotation.heads -= len(gone)
+        return self._rotated("")
+
+    def _give_up(self, request_ids: list[str], key: str) -> list[Envelope]:
+        error = SchemeError(FailureCode.WRONG_KEY, f"key {key[:12]!r} was replaced before the host's answer came")
+        return [self.refuse(self._close(request_id).asker, error) for request_id in request_ids]
+
+    def _rotated(self, head_id: str) -> list[Envelope]:
+        """The end of a rotation, when `head_id` was the last head that it waited for."""
+        rotation = self._rotation
+        if rotation is None:
+            return []
+        rotation.missing.discard(head_id)
+        if rotation.missing:
+            return []
+        self._rotation = None
+        return [self.answer(rotation.asker, KeyRotated(rotation.old, self.fingerprint, rotation.heads))]
+
+    # ---- asking ------------------------------------------------------------------------------------------------
 
     def _on_ask(self, envelope: Envelope, payload: AskDecisions) -> list[Envelope]:
         self.require_sender(envelope, LABORATORY)
-        head = self._heads.get(payload.head_id)
-        if head is None:
-            raise ProtocolError(
-                FailureCode.NOT_INSTALLED,
-                f"head {payload.head_id[:64]!r} is unknown to the key holder ({len(self._heads)} are known)",
-            )
-        if payload.request_id in self._open or payload.request_id in self._closed:
+        head, batch = self._head(payload.head_id), len(payload.images)
+        if payload.request_id in self._open or payload.request_id in self._used:
             raise ProtocolError(FailureCode.REPLAY, f"request id {payload.request_id[:64]!r} was used before")
-        batch = payload.images.shape[0]
+        if batch > self._max_images:
+            raise NumericError(
+                f"{batch} images in one request; at most {self._max_images} are allowed", FailureCode.OVERSIZED
+            )
         if self._budget and self._decided + batch > self._budget:
             raise ProtocolError(
                 FailureCode.REFUSED,
                 f"query budget: {self._decided} of {self._budget} images are decided, {batch} more were asked for",
             )
         self._decided += batch
-        self._open[payload.request_id] = _Open(envelope, head, batch)
         request = ClassifyRequest(payload.request_id, payload.head_id, payload.images)
-        return [self.send(MODEL_HOST, request, cause=envelope)]
+        sent = self.send(MODEL_HOST, request, cause=envelope)
+        self._open[payload.request_id] = _Open(Asker.of(envelope), head, batch, sent.sequence)
+        return [sent, *self._forget_the_oldest()]
+
+    def _head(self, head_id: str) -> HeadNotice:
+        head = self._heads.get(head_id)
+        if head is not None:
+            return head
+        if self._rotation is not None and head_id in self._rotation.missing:
+            raise SchemeError(
+                FailureCode.WRONG_KEY,
+                f"head {head_id[:64]!r} was encrypted for key {self._rotation.old[:12]!r}, which was replaced; "
+                "it is not installed anew",
+            )
+        raise ProtocolError(
+            FailureCode.NOT_INSTALLED,
+            f"head {head_id[:64]!r} is unknown to the key holder ({len(self._heads)} are known)",
+        )
+
+    def _forget_the_oldest(self) -> list[Envelope]:
+        if len(self._open) <= MAX_OPEN:
+            return []
+        error = ProtocolError(FailureCode.REFUSED, f"no answer came, and {MAX_OPEN} later requests are open")
+        return [self.refuse(self._close(next(iter(self._open))).asker, error)]
+
+    def _close(self, request_id: str) -> _Open:
+        opened = self._open.pop(request_id)
+        self._used.add(request_id)
+        self.settle(opened.sequence)
+        return opened
+
+    def _on_errand_failed(self, sequence: int, asker: Asker) -> None:
+        del asker
+        for request_id in [key for key, opened in self._open.items() if opened.sequence == sequence]:
+            self._close(request_id)
+
+    # ---- answers -----------------------------------------------------------------------------------------------
 
     def _on_response(self, envelope: Envelope, payload: ClassifyResponse) -> list[Envelope]:
+        """Decide for every part; a response that does not fit as a whole changes nothing."""
         self.require_sender(envelope, MODEL_HOST)
-        opened = self._open.get(payload.request_id)
-        if opened is None:
-            raise ProtocolError(
-                FailureCode.REPLAY, f"no request {payload.request_id[:64]!r} is open: a reply counts once"
-            )
-        if (payload.head_id, payload.head_fingerprint) != (opened.head.head_id, opened.head.fingerprint):
-            raise SchemeError(
-                FailureCode.BAD_VALUE,
-                f"the reply is from another head than the one asked ({opened.head.head_id!r})",
-            )
-        logits = self._logits(payload, opened)
-        del self._open[payload.request_id]
-        self._closed.add(payload.request_id)
-        classes = np.argmax(logits, axis=1).astype(np.int64)
-        decision = Decision(payload.request_id, payload.head_id, classes, payload.saturated)
-        return [self.answer(opened.asked, decision)]
+        opened = self._checked(payload)
+        logits = self._logits(payload, opened[0].head)
+        decisions, start = [], 0
+        for part, request in zip(payload.parts, opened, strict=True):
+            rows = logits[start : start + part.batch]
+            start += part.batch
+            decisions.append(self._decision(part, request.head, rows))
+        # Nothing can fail from here on.
+        pairs = zip(decisions, opened, strict=True)
+        replies = [self.answer(request.asker, decision) for decision, request in pairs]
+        for part in payload.parts:
+            self._close(part.request_id)
+        return replies
 
-    def _logits(self, payload: ClassifyResponse, opened: _Open) -> AnyArray:
-        if payload.batch != opened.batch:
-            raise NumericError(f"the reply is for {payload.batch} images, {opened.batch} were asked")
-        if bool(payload.ciphertexts) != opened.head.encrypted:
-            raise SchemeError(FailureCode.BAD_VALUE, "plain reply for an encrypted head, or the other way round")
-        if not opened.head.encrypted:
-            logits: AnyArray = payload.plain_logits
-        elif self._custody is not None:
-            logits = self._custody.decrypt(LogitCiphertexts(payload.ciphertexts, payload.batch))
-        else:
-            raise ProtocolError(FailureCode.UNEXPECTED, "this run has no key")
-        if logits.shape != (opened.batch, opened.head.classes):
+    def _checked(self, payload: ClassifyResponse) -> list[_Open]:
+        """The open requests that a response answers, in the order of its parts.
+
+        Raises:
+            ProtocolError: REPLAY, WRONG_KEY, BAD_VALUE or MALFORMED where it does not belong to them.
+        """
+        if response_digest(payload) != payload.digest:
+            raise MessageError(FailureCode.MALFORMED, "the reply does not match its digest: it is damaged or mixed up")
+        if payload.key_fingerprint:
+            self._check_key(payload.key_fingerprint, "the reply was computed")
+        ids = [part.request_id for part in payload.parts]
+        closed = [request_id for request_id in ids if request_id not in self._open]
+        if closed or len(set(ids)) != len(ids):
+            which = f"no request {closed[0][:64]!r} is open" if closed else "a request is answered twice"
+            raise ProtocolError(FailureCode.REPLAY, f"{which}: a reply counts once")
+        opened = [self._open[request_id] for request_id in ids]
+        for part, request in zip(payload.parts, opened, strict=True):
+            head = request.head
+            if (payload.head_id, payload.head_fingerprint) != (head.head_id, head.fingerprint):
+                raise SchemeError(
+                    FailureCode.BAD_VALUE,
+                    f"the reply is from another head than the one asked ({head.head_id[:64]!r})",
+                )
+            if part.batch != request.batch:
+                raise NumericError(f"the reply is for {part.batch} images, {request.batch} were asked")
+            if bool(payload.ciphertexts) != head.encrypted or payload.key_fingerprint != head.key_fingerprint:
+                raise SchemeError(FailureCode.BAD_VALUE, "plain reply for an encrypted head, or the other way round")
+            if part.saturated > part.batch:
+                raise NumericError(f"{part.saturated} of {part.batch} inputs cannot have been scaled down")
+        return opened
+
+    def _logits(self, payload: ClassifyResponse, head: HeadNotice) -> AnyArray:
+        batch = payload.batch
+        logits: AnyArray = payload.plain_logits
+        if head.encrypted:
+            logits = self._keys().decrypt(LogitCiphertexts(payload.ciphertexts, batch))
+        if logits.shape != (batch, head.classes):
             raise NumericError(
-                f"logits of shape {list(logits.shape)}, expected {[opened.batch, opened.head.classes]}",
-                FailureCode.BAD_TENSOR,
+                f"logits of shape {list(logits.shape)}, expected {[batch, head.classes]}", FailureCode.BAD_TENSOR
             )
         return logits
+
+    def _decision(self, part: ResponsePart, head: HeadNotice, logits: AnyArray) -> Decision:
+        """Classes by the exact logits under every policy; what else goes out is the policy's."""
+        classes = np.argmax(logits, axis=1).astype(np.int64)
+        released = self._release.logits(logits, head.weight_scale if head.encrypted else 1.0)
+        return Decision(part.request_id, head.head_id, classes, part.saturated, released)
 
     @property
     def fingerprint(self) -> str:

@@ -2,64 +2,108 @@
 
 from __future__ import annotations
 
-import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
 
-from rhe_parties.errors import FailureCode, NumericError, ProtocolError, SchemeError
-from rhe_parties.he.scheme import HeadCiphertexts, HeadEvaluator, PublicMaterial, make_evaluator
-from rhe_parties.messages import Envelope
+from rhe_parties.errors import FailureCode, MessageError, NumericError, ProtocolError, SchemeError
+from rhe_parties.he.scheme import HeadCiphertexts, HeadEvaluator, PublicMaterial, check_public, make_evaluator
+from rhe_parties.messages import MAX_ENVELOPE_BYTES, Envelope
+from rhe_parties.messages.fingerprints import head_fingerprint, sealed
 from rhe_parties.messages.payloads import (
     ClassifyRequest,
     ClassifyResponse,
     EncryptedHead,
+    Failure,
     HeadInstalled,
     PlainHead,
     PublicMaterialRequest,
+    ResponsePart,
     empty,
 )
+from rhe_parties.messages.setups import MAX_GATHERED, MAX_HEADS, MAX_IMAGES
 from rhe_parties.model.backbone import Backbone
 from rhe_parties.model.head import LinearHead
-from rhe_parties.parties.base import Party
+from rhe_parties.parties.base import Asker, Party
+from rhe_parties.parties.gather import Gatherer
+from rhe_parties.parties.recent import RecentIds
 from rhe_parties.threat.model import DATA_OWNER, KEY_HOLDER, MODEL_HOST
-from rhe_parties.types import UInt8Array
+from rhe_parties.types import FloatArray, UInt8Array
 
-__all__ = ["ModelHost", "head_fingerprint"]
+__all__ = ["HostLimits", "ModelHost"]
+
+# Inputs of a full batch where no encryption says what fits into one ciphertext.
+PLAIN_BATCH = 256
+# Bytes of images held while gathering, and heads that wait for key material.
+MAX_GATHERED_BYTES = 256 * 2**20
+MAX_WAITING = 64
+# Gathered replies whose requests are kept until newer ones follow.
+MAX_SENT_BATCHES = 4
+# Room for an envelope's other fields beside the logits.
+_MARGIN_BYTES = 2**20
 
 
-def head_fingerprint(payload: PlainHead | EncryptedHead) -> str:
-    """SHA-256, hexadecimal, over everything of a head that the host installs."""
-    digest = hashlib.sha256()
-    if isinstance(payload, PlainHead):
-        parts = [payload.backbone_fingerprint.encode(), payload.weight.tobytes(), payload.bias.tobytes()]
-    else:
-        parts = [
-            payload.backbone_fingerprint.encode(),
-            payload.key_fingerprint.encode(),
-            *payload.ciphertexts,
-        ]
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "little"))
-        digest.update(part)
-    return digest.hexdigest()
+@dataclass(frozen=True)
+class HostLimits:
+    """What the host takes at most, and how long it gathers; see `ModelHostSetup`."""
+
+    gather_delay: float = 0.0
+    gather_inputs: int = MAX_GATHERED
+    max_images: int = MAX_IMAGES
+    max_heads: int = MAX_HEADS
 
 
 @dataclass(frozen=True)
 class _Installed:
     head: LinearHead | HeadEvaluator
     fingerprint: str
+    key_fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    asker: Asker
+    request: ClassifyRequest
 
 
 class ModelHost(Party):
-    """Untrusted: sees images, features, and heads as they are sent; the backbone is frozen and public."""
+    """Untrusted: sees images, features, and heads as they are sent; the backbone is frozen and public.
 
-    def __init__(self, run_id: str, backbone: Backbone) -> None:
+    Requests for the same head are gathered up to a delay and answered together, in one message. A request that
+    cannot be answered is refused alone.
+
+    Args:
+        limits: bounds, and the delay; without one every request is answered at once.
+        clock: seconds on a clock that never goes back.
+    """
+
+    def __init__(
+        self,
+        run_id: str,
+        backbone: Backbone,
+        limits: HostLimits | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         super().__init__(MODEL_HOST, run_id)
         self._backbone = backbone
+        self._limits = limits if limits is not None else HostLimits()
+        self._clock = clock
+        self._gatherer: Gatherer[_Held] = Gatherer(
+            self._limits.gather_delay, self._limits.gather_inputs, MAX_GATHERED_BYTES
+        )
         self._material: PublicMaterial | None = None
         self._heads: dict[str, _Installed] = {}
+        # Heads dropped because their key was replaced: id -> that key's fingerprint.
+        self._retired: dict[str, str] = {}
         self._waiting: list[Envelope] = []
+        self._taken = RecentIds()
+        # Latest gathered replies by their number: should the key holder refuse one, its requests are answered singly.
+        self._sent: OrderedDict[int, list[_Held]] = OrderedDict()
         self._handlers |= {
             PlainHead: self._on_plain_head,
             EncryptedHead: self._on_encrypted_head,
@@ -67,98 +111,226 @@ class ModelHost(Party):
             ClassifyRequest: self._on_classify,
         }
 
-    def _check_backbone(self, head_id: str, fingerprint: str) -> None:
-        if fingerprint != self._backbone.fingerprint:
+    # ---- installing --------------------------------------------------------------------------------------------
+
+    def _check_head(self, head_id: str, backbone_fingerprint: str) -> None:
+        if backbone_fingerprint != self._backbone.fingerprint:
             raise ProtocolError(
                 FailureCode.BAD_VALUE,
-                f"head {head_id!r} was trained on backbone {fingerprint[:12]!r}; this host runs "
+                f"head {head_id[:64]!r} was trained on backbone {backbone_fingerprint[:12]!r}; this host runs "
                 f"{self._backbone.name} {self._backbone.fingerprint[:12]!r}",
+            )
+        if head_id not in self._heads and len(self._heads) >= self._limits.max_heads:
+            raise ProtocolError(
+                FailureCode.REFUSED, f"{len(self._heads)} heads are installed, at most {self._limits.max_heads} may be"
             )
 
     def _on_plain_head(self, envelope: Envelope, payload: PlainHead) -> list[Envelope]:
         self.require_sender(envelope, DATA_OWNER)
-        self._check_backbone(payload.head_id, payload.backbone_fingerprint)
+        self._check_head(payload.head_id, payload.backbone_fingerprint)
         if payload.weight.shape[1] != self._backbone.features:
             raise NumericError(
-                f"head {payload.head_id!r} takes {payload.weight.shape[1]} features, "
+                f"head {payload.head_id[:64]!r} takes {payload.weight.shape[1]} features, "
                 f"{self._backbone.name} gives {self._backbone.features}",
                 FailureCode.BAD_TENSOR,
             )
-        return [self._install(envelope, payload.head_id, LinearHead(payload.weight, payload.bias))]
+        return self._install(envelope, payload, LinearHead(payload.weight, payload.bias))
 
     def _on_encrypted_head(self, envelope: Envelope, payload: EncryptedHead) -> list[Envelope]:
         self.require_sender(envelope, DATA_OWNER)
-        self._check_backbone(payload.head_id, payload.backbone_fingerprint)
-        if self._material is None:
-            self._waiting.append(envelope)
-            return [self.send(KEY_HOLDER, PublicMaterialRequest(), cause=envelope)]
-        return [self._install_encrypted(envelope, payload, self._material)]
+        self._check_head(payload.head_id, payload.backbone_fingerprint)
+        if self._material is not None:
+            return self._install_encrypted(envelope, payload, self._material)
+        if len(self._waiting) >= MAX_WAITING:
+            raise ProtocolError(
+                FailureCode.REFUSED, f"{len(self._waiting)} heads wait for key material, at most {MAX_WAITING} may"
+            )
+        self._waiting.append(envelope)
+        return [self.send(KEY_HOLDER, PublicMaterialRequest(), cause=envelope)]
+
+    def _on_failure(self, envelope: Envelope, payload: Failure) -> list[Envelope]:
+        """A gathered reply that was refused whole, because of one request in it, must not cost the others theirs."""
+        batch = self._sent.pop(envelope.reply_to, []) if envelope.sender == KEY_HOLDER else []
+        if batch:
+            return self._answers([[held] for held in batch])
+        return super()._on_failure(envelope, payload)
+
+    def _on_errand_failed(self, sequence: int, asker: Asker) -> None:
+        del sequence
+        self._waiting = [envelope for envelope in self._waiting if Asker.of(envelope) != asker]
 
     def _on_public_material(self, envelope: Envelope, payload: PublicMaterial) -> list[Envelope]:
         self.require_sender(envelope, KEY_HOLDER)
+        check_public(payload)
         if payload.plan.features != self._backbone.features:
             raise SchemeError(
                 FailureCode.BAD_VALUE,
                 f"the plan is for {payload.plan.features} features, {self._backbone.name} gives "
                 f"{self._backbone.features}",
             )
+        self.settle(envelope.reply_to)
+        replies = self._retire(payload.fingerprint)
         self._material = payload
         waiting, self._waiting = self._waiting, []
-        replies = []
         for request in waiting:
             try:
                 if isinstance(request.payload, EncryptedHead):
-                    replies.append(self._install_encrypted(request, request.payload, payload))
+                    replies += self._install_encrypted(request, request.payload, payload)
             except ProtocolError as error:
                 # The fault lies with the head that waited, not with the key material that has just come.
-                replies.append(self._failure(request.sender, request.sequence, error.code, error.text))
+                replies.append(self.refuse(Asker.of(request), error))
         return replies
 
-    def _install_encrypted(self, request: Envelope, payload: EncryptedHead, material: PublicMaterial) -> Envelope:
-        ciphertexts = HeadCiphertexts(payload.ciphertexts, payload.key_fingerprint)
-        return self._install(request, payload.head_id, make_evaluator(material, ciphertexts))
+    def _retire(self, fingerprint: str) -> list[Envelope]:
+        """Drop every head under another key than this; requests held for them are refused."""
+        refusals = []
+        for head_id, installed in list(self._heads.items()):
+            if installed.key_fingerprint in ("", fingerprint):
+                continue
+            del self._heads[head_id]
+            self._retired[head_id] = installed.key_fingerprint
+            error = self._missing(head_id)
+            refusals += [self.refuse(held.asker, error) for held in self._gatherer.take(head_id)]
+        return refusals
 
-    def _install(self, request: Envelope, head_id: str, head: LinearHead | HeadEvaluator) -> Envelope:
-        if not isinstance(request.payload, PlainHead | EncryptedHead):
-            raise ProtocolError(FailureCode.UNEXPECTED, f"{request.kind} installs no head")
-        fingerprint = head_fingerprint(request.payload)
-        self._heads[head_id] = _Installed(head, fingerprint)
-        return self.answer(request, HeadInstalled(head_id, fingerprint))
+    def _missing(self, head_id: str) -> ProtocolError:
+        old = self._retired.get(head_id)
+        if old is None:
+            return ProtocolError(
+                FailureCode.NOT_INSTALLED, f"head {head_id[:64]!r} is not installed ({len(self._heads)} heads are)"
+            )
+        return ProtocolError(
+            FailureCode.WRONG_KEY,
+            f"head {head_id[:64]!r} was encrypted for key {old[:12]!r}, which was replaced; it is not installed anew",
+        )
+
+    def _install_encrypted(self, request: Envelope, payload: EncryptedHead, material: PublicMaterial) -> list[Envelope]:
+        ciphertexts = HeadCiphertexts(payload.ciphertexts, payload.key_fingerprint)
+        head = make_evaluator(material, ciphertexts, device=str(self._backbone.device))
+        return self._install(request, payload, head)
+
+    def _install(
+        self, request: Envelope, payload: PlainHead | EncryptedHead, head: LinearHead | HeadEvaluator
+    ) -> list[Envelope]:
+        # What was asked of the head that was there before is answered by it.
+        replies = self._answers([self._gatherer.take(payload.head_id)])
+        key = payload.key_fingerprint if isinstance(payload, EncryptedHead) else ""
+        fingerprint = head_fingerprint(payload)
+        self._heads[payload.head_id] = _Installed(head, fingerprint, key)
+        self._retired.pop(payload.head_id, None)
+        return [*replies, self.answer(request, HeadInstalled(payload.head_id, fingerprint))]
+
+    # ---- classifying -------------------------------------------------------------------------------------------
 
     def _on_classify(self, envelope: Envelope, payload: ClassifyRequest) -> list[Envelope]:
         self.require_sender(envelope, KEY_HOLDER)
         installed = self._heads.get(payload.head_id)
         if installed is None:
-            raise ProtocolError(
-                FailureCode.NOT_INSTALLED,
-                f"head {payload.head_id[:64]!r} is not installed ({len(self._heads)} heads are)",
+            raise self._missing(payload.head_id)
+        self._check_images(payload.images)
+        if payload.request_id in self._taken:
+            raise ProtocolError(FailureCode.REPLAY, f"request id {payload.request_id[:64]!r} was used before")
+        self._taken.add(payload.request_id)
+        images, material = payload.images, self._material
+        full = material.plan.batch if installed.key_fingerprint and material is not None else PLAIN_BATCH
+        held = _Held(Asker.of(envelope), payload)
+        batches = self._gatherer.add(payload.head_id, held, len(images), images.nbytes, full, self._clock())
+        return self._answers(batches)
+
+    def _check_images(self, images: UInt8Array) -> None:
+        if len(images) > self._limits.max_images:
+            raise NumericError(
+                f"{len(images)} images in one request; at most {self._limits.max_images} are allowed",
+                FailureCode.OVERSIZED,
             )
-        return [self.answer(envelope, self._classify(payload, installed))]
-
-    def _classify(self, payload: ClassifyRequest, installed: _Installed) -> ClassifyResponse:
-        features = self._backbone.extract(self._checked(payload.images))
-        plain = empty(np.float32)
-        ciphertexts: tuple[bytes, ...] = ()
-        saturated = 0
-        if isinstance(installed.head, LinearHead):
-            plain = installed.head.logits(features)
-        else:
-            encrypted, saturated = installed.head.evaluate(features)
-            ciphertexts = encrypted.ciphertexts
-        return ClassifyResponse(
-            payload.request_id,
-            payload.head_id,
-            installed.fingerprint,
-            len(features),
-            plain,
-            ciphertexts,
-            saturated,
-        )
-
-    def _checked(self, images: UInt8Array) -> UInt8Array:
         if images.shape[1] not in (1, 3) or min(images.shape[2:]) < 1:
             raise NumericError(
                 f"images have shape {list(images.shape[1:])}; expected 1 or 3 channels and at least one pixel",
                 FailureCode.BAD_TENSOR,
             )
-        return images
+
+    def due(self) -> float | None:
+        """See `Party.due`: when the oldest gathered request has waited for the delay."""
+        return self._gatherer.seconds(self._clock())
+
+    def _due_now(self) -> list[Envelope]:
+        return self._answers(self._gatherer.due(self._clock()))
+
+    def _answers(self, batches: Sequence[list[_Held]]) -> list[Envelope]:
+        """Replies to batches; never raises."""
+        return [envelope for batch in batches if batch for envelope in self._answer_batch(batch)]
+
+    def _answer_batch(self, batch: list[_Held]) -> list[Envelope]:
+        try:
+            reply = self.answer(batch[0].asker, self._classify([held.request for held in batch]))
+            self._remember(reply.sequence, batch)
+            return [reply]
+        except Exception as error:
+            if len(batch) == 1:
+                return [self.refuse(batch[0].asker, error)]
+        # One request spoils the batch: each for itself, so that only that one is refused.
+        return [envelope for held in batch for envelope in self._answer_batch([held])]
+
+    def _remember(self, sequence: int, batch: list[_Held]) -> None:
+        if len(batch) > 1:
+            self._sent[sequence] = batch
+        while len(self._sent) > MAX_SENT_BATCHES:
+            self._sent.popitem(last=False)
+
+    def _classify(self, requests: list[ClassifyRequest]) -> ClassifyResponse:
+        installed = self._heads.get(requests[0].head_id)
+        if installed is None:
+            raise self._missing(requests[0].head_id)
+        on_device = bool(getattr(installed.head, "on_device", False))
+        features = self._features([request.images for request in requests], on_device)
+        sizes = [len(request.images) for request in requests]
+        plain, saturated = empty(np.float32), 0
+        ciphertexts: tuple[bytes, ...] = ()
+        if isinstance(installed.head, LinearHead):
+            with np.errstate(over="ignore"):  # a response refuses infinite logits
+                plain = installed.head.logits(features)
+        else:
+            encrypted, saturated = installed.head.evaluate(features)
+            ciphertexts = encrypted.ciphertexts
+        size = plain.nbytes + sum(map(len, ciphertexts))
+        if size > MAX_ENVELOPE_BYTES - _MARGIN_BYTES:
+            raise MessageError(
+                FailureCode.OVERSIZED, f"a reply of {size} bytes to {sum(sizes)} images is too large: ask for fewer"
+            )
+        shares = saturated_shares(saturated, features, sizes)
+        parts = tuple(
+            ResponsePart(request.request_id, count, share)
+            for request, count, share in zip(requests, sizes, shares, strict=True)
+        )
+        head_id, key = requests[0].head_id, installed.key_fingerprint
+        return sealed(ClassifyResponse(head_id, installed.fingerprint, key, parts, plain, ciphertexts))
+
+    def _features(self, images: list[UInt8Array], on_device: bool) -> Any:
+        """Features [B, D] of several requests in their order; those of equal image shape are computed together.
+
+        An array, or with `on_device` a tensor where the backbone runs: for an evaluator that takes it from there.
+        """
+        extract: Callable[[UInt8Array], Any] = self._backbone.extract_on_device if on_device else self._backbone.extract
+        by_shape: dict[tuple[int, ...], list[int]] = {}
+        for index, array in enumerate(images):
+            by_shape.setdefault(array.shape[1:], []).append(index)
+        parts = [extract(np.concatenate([images[index] for index in alike])) for alike in by_shape.values()]
+        if len(parts) == 1:
+            return parts[0]
+        starts = np.cumsum([0, *map(len, images)])
+        held = [np.arange(starts[index], starts[index + 1]) for alike in by_shape.values() for index in alike]
+        order = np.argsort(np.concatenate(held))
+        return torch.cat(parts)[torch.from_numpy(order)] if on_device else np.concatenate(parts)[order]
+
+
+def saturated_shares(saturated: int, features: Any, sizes: list[int]) -> list[int]:
+    """Which part of a batch the inputs belong to that the evaluator scaled down to the public norm.
+
+    It scales by one bound of the norm, so these are the `saturated` inputs with the largest norms.
+    """
+    if len(sizes) == 1 or not saturated:
+        return [saturated, *[0] * (len(sizes) - 1)]
+    values: FloatArray = features.cpu().numpy() if isinstance(features, torch.Tensor) else features
+    scaled = np.zeros(len(values), dtype=np.int64)
+    scaled[np.argsort(-np.linalg.norm(values, axis=1), kind="stable")[:saturated]] = 1
+    return [int(part.sum()) for part in np.split(scaled, np.cumsum(sizes)[:-1])]

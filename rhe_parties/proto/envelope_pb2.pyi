@@ -35,7 +35,7 @@ class HealthReport(_message.Message):
     def __init__(self, party: _Optional[str] = ..., handled: _Optional[int] = ..., failures: _Optional[int] = ...) -> None: ...
 
 class Envelope(_message.Message):
-    __slots__ = ("version", "run_id", "sender", "recipient", "sequence", "reply_to", "failure", "health_request", "health_report", "public_material_request", "public_material", "train_head", "plain_head", "encrypted_head", "head_installed", "head_notice", "head_ready", "ask_decisions", "classify_request", "classify_response", "decision", "attack_request", "claim_report")
+    __slots__ = ("version", "run_id", "sender", "recipient", "sequence", "reply_to", "failure", "health_request", "health_report", "public_material_request", "public_material", "train_head", "plain_head", "encrypted_head", "head_installed", "head_notice", "head_ready", "ask_decisions", "classify_request", "classify_response", "decision", "attack_request", "claim_report", "rotate_key", "key_rotated", "heads_renewed")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     SENDER_FIELD_NUMBER: _ClassVar[int]
@@ -59,6 +59,9 @@ class Envelope(_message.Message):
     DECISION_FIELD_NUMBER: _ClassVar[int]
     ATTACK_REQUEST_FIELD_NUMBER: _ClassVar[int]
     CLAIM_REPORT_FIELD_NUMBER: _ClassVar[int]
+    ROTATE_KEY_FIELD_NUMBER: _ClassVar[int]
+    KEY_ROTATED_FIELD_NUMBER: _ClassVar[int]
+    HEADS_RENEWED_FIELD_NUMBER: _ClassVar[int]
     version: int
     run_id: str
     sender: str
@@ -82,7 +85,10 @@ class Envelope(_message.Message):
     decision: _inference_pb2.Decision
     attack_request: _adversary_pb2.AttackRequest
     claim_report: _adversary_pb2.ClaimReport
-    def __init__(self, version: _Optional[int] = ..., run_id: _Optional[str] = ..., sender: _Optional[str] = ..., recipient: _Optional[str] = ..., sequence: _Optional[int] = ..., reply_to: _Optional[int] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., health_request: _Optional[_Union[HealthRequest, _Mapping]] = ..., health_report: _Optional[_Union[HealthReport, _Mapping]] = ..., public_material_request: _Optional[_Union[_he_pb2.PublicMaterialRequest, _Mapping]] = ..., public_material: _Optional[_Union[_he_pb2.PublicMaterial, _Mapping]] = ..., train_head: _Optional[_Union[_head_pb2.TrainHead, _Mapping]] = ..., plain_head: _Optional[_Union[_head_pb2.PlainHead, _Mapping]] = ..., encrypted_head: _Optional[_Union[_head_pb2.EncryptedHead, _Mapping]] = ..., head_installed: _Optional[_Union[_head_pb2.HeadInstalled, _Mapping]] = ..., head_notice: _Optional[_Union[_head_pb2.HeadNotice, _Mapping]] = ..., head_ready: _Optional[_Union[_head_pb2.HeadReady, _Mapping]] = ..., ask_decisions: _Optional[_Union[_inference_pb2.AskDecisions, _Mapping]] = ..., classify_request: _Optional[_Union[_inference_pb2.ClassifyRequest, _Mapping]] = ..., classify_response: _Optional[_Union[_inference_pb2.ClassifyResponse, _Mapping]] = ..., decision: _Optional[_Union[_inference_pb2.Decision, _Mapping]] = ..., attack_request: _Optional[_Union[_adversary_pb2.AttackRequest, _Mapping]] = ..., claim_report: _Optional[_Union[_adversary_pb2.ClaimReport, _Mapping]] = ...) -> None: ...
+    rotate_key: _he_pb2.RotateKey
+    key_rotated: _he_pb2.KeyRotated
+    heads_renewed: _he_pb2.HeadsRenewed
+    def __init__(self, version: _Optional[int] = ..., run_id: _Optional[str] = ..., sender: _Optional[str] = ..., recipient: _Optional[str] = ..., sequence: _Optional[int] = ..., reply_to: _Optional[int] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., health_request: _Optional[_Union[HealthRequest, _Mapping]] = ..., health_report: _Optional[_Union[HealthReport, _Mapping]] = ..., public_material_request: _Optional[_Union[_he_pb2.PublicMaterialRequest, _Mapping]] = ..., public_material: _Optional[_Union[_he_pb2.PublicMaterial, _Mapping]] = ..., train_head: _Optional[_Union[_head_pb2.TrainHead, _Mapping]] = ..., plain_head: _Optional[_Union[_head_pb2.PlainHead, _Mapping]] = ..., encrypted_head: _Optional[_Union[_head_pb2.EncryptedHead, _Mapping]] = ..., head_installed: _Optional[_Union[_head_pb2.HeadInstalled, _Mapping]] = ..., head_notice: _Optional[_Union[_head_pb2.HeadNotice, _Mapping]] = ..., head_ready: _Optional[_Union[_head_pb2.HeadReady, _Mapping]] = ..., ask_decisions: _Optional[_Union[_inference_pb2.AskDecisions, _Mapping]] = ..., classify_request: _Optional[_Union[_inference_pb2.ClassifyRequest, _Mapping]] = ..., classify_response: _Optional[_Union[_inference_pb2.ClassifyResponse, _Mapping]] = ..., decision: _Optional[_Union[_inference_pb2.Decision, _Mapping]] = ..., attack_request: _Optional[_Union[_adversary_pb2.AttackRequest, _Mapping]] = ..., claim_report: _Optional[_Union[_adversary_pb2.ClaimReport, _Mapping]] = ..., rotate_key: _Optional[_Union[_he_pb2.RotateKey, _Mapping]] = ..., key_rotated: _Optional[_Union[_he_pb2.KeyRotated, _Mapping]] = ..., heads_renewed: _Optional[_Union[_he_pb2.HeadsRenewed, _Mapping]] = ...) -> None: ...
 
 class TranscriptFile(_message.Message):
     __slots__ = ("version", "entries")

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1arhe_parties/proto/he.proto\x12\x0erhe_parties.v1\"\x96\x02\n\x08HeadPlan\x12\x0e\n\x06scheme\x18\x01 \x01(\t\x12\x10\n\x08\x66\x65\x61tures\x18\x02 \x01(\r\x12\x0f\n\x07\x63lasses\x18\x03 \x01(\r\x12\x0e\n\x06hidden\x18\x04 \x03(\r\x12\x14\n\x0c\x66\x65\x61ture_norm\x18\x05 \x01(\x01\x12\x10\n\x08security\x18\x06 \x01(\r\x12\x0e\n\x06\x64\x65gree\x18\x07 \x01(\r\x12\x15\n\rcoeff_modulus\x18\x08 \x03(\x04\x12\x15\n\rplain_modulus\x18\t \x01(\x04\x12\x14\n\x0c\x66\x65\x61ture_bits\x18\n \x01(\r\x12\x12\n\ntile_width\x18\x0b \x01(\r\x12\x14\n\x0ctile_classes\x18\x0c \x01(\r\x12\r\n\x05\x62\x61tch\x18\r \x01(\r\x12\x12\n\nword_bytes\x18\x0e \x01(\r\"z\n\x0ePublicMaterial\x12&\n\x04plan\x18\x01 \x01(\x0b\x32\x18.rhe_parties.v1.HeadPlan\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\x12\x17\n\x0f\x65valuation_keys\x18\x03 \x01(\x0c\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t\"\x17\n\x15PublicMaterialRequestb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1arhe_parties/proto/he.proto\x12\x0erhe_parties.v1\"\x96\x02\n\x08HeadPlan\x12\x0e\n\x06scheme\x18\x01 \x01(\t\x12\x10\n\x08\x66\x65\x61tures\x18\x02 \x01(\r\x12\x0f\n\x07\x63lasses\x18\x03 \x01(\r\x12\x0e\n\x06hidden\x18\x04 \x03(\r\x12\x14\n\x0c\x66\x65\x61ture_norm\x18\x05 \x01(\x01\x12\x10\n\x08security\x18\x06 \x01(\r\x12\x0e\n\x06\x64\x65gree\x18\x07 \x01(\r\x12\x15\n\rcoeff_modulus\x18\x08 \x03(\x04\x12\x15\n\rplain_modulus\x18\t \x01(\x04\x12\x14\n\x0c\x66\x65\x61ture_bits\x18\n \x01(\r\x12\x12\n\ntile_width\x18\x0b \x01(\r\x12\x14\n\x0ctile_classes\x18\x0c \x01(\r\x12\r\n\x05\x62\x61tch\x18\r \x01(\r\x12\x12\n\nword_bytes\x18\x0e \x01(\r\"z\n\x0ePublicMaterial\x12&\n\x04plan\x18\x01 \x01(\x0b\x32\x18.rhe_parties.v1.HeadPlan\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\x12\x17\n\x0f\x65valuation_keys\x18\x03 \x01(\x0c\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t\"\x17\n\x15PublicMaterialRequest\"\x0b\n\tRotateKey\" \n\x0cHeadsRenewed\x12\x10\n\x08head_ids\x18\x01 \x03(\t\"M\n\nKeyRotated\x12\x17\n\x0fold_fingerprint\x18\x01 \x01(\t\x12\x17\n\x0fnew_fingerprint\x18\x02 \x01(\t\x12\r\n\x05heads\x18\x03 \x01(\rb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,4 +37,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PUBLICMATERIAL']._serialized_end=449
   _globals['_PUBLICMATERIALREQUEST']._serialized_start=451
   _globals['_PUBLICMATERIALREQUEST']._serialized_end=474
+  _globals['_ROTATEKEY']._serialized_start=476
+  _globals['_ROTATEKEY']._serialized_end=487
+  _globals['_HEADSRENEWED']._serialized_start=489
+  _globals['_HEADSRENEWED']._serialized_end=521
+  _globals['_KEYROTATED']._serialized_start=523
+  _globals['_KEYROTATED']._serialized_end=600
 # @@protoc_insertion_point(module_scope)

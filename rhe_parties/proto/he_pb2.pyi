@@ -53,3 +53,23 @@ class PublicMaterial(_message.Message):
 class PublicMaterialRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class RotateKey(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class HeadsRenewed(_message.Message):
+    __slots__ = ("head_ids",)
+    HEAD_IDS_FIELD_NUMBER: _ClassVar[int]
+    head_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, head_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class KeyRotated(_message.Message):
+    __slots__ = ("old_fingerprint", "new_fingerprint", "heads")
+    OLD_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    NEW_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    HEADS_FIELD_NUMBER: _ClassVar[int]
+    old_fingerprint: str
+    new_fingerprint: str
+    heads: int
+    def __init__(self, old_fingerprint: _Optional[str] = ..., new_fingerprint: _Optional[str] = ..., heads: _Optional[int] = ...) -> None: ...

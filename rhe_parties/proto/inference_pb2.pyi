@@ -27,32 +27,44 @@ class ClassifyRequest(_message.Message):
     images: _tensor_pb2.Tensor
     def __init__(self, request_id: _Optional[str] = ..., head_id: _Optional[str] = ..., images: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
 
-class ClassifyResponse(_message.Message):
-    __slots__ = ("request_id", "head_id", "head_fingerprint", "batch", "plain_logits", "ciphertexts", "saturated")
+class ResponsePart(_message.Message):
+    __slots__ = ("request_id", "batch", "saturated")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
-    HEAD_ID_FIELD_NUMBER: _ClassVar[int]
-    HEAD_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     BATCH_FIELD_NUMBER: _ClassVar[int]
-    PLAIN_LOGITS_FIELD_NUMBER: _ClassVar[int]
-    CIPHERTEXTS_FIELD_NUMBER: _ClassVar[int]
     SATURATED_FIELD_NUMBER: _ClassVar[int]
     request_id: str
+    batch: int
+    saturated: int
+    def __init__(self, request_id: _Optional[str] = ..., batch: _Optional[int] = ..., saturated: _Optional[int] = ...) -> None: ...
+
+class ClassifyResponse(_message.Message):
+    __slots__ = ("head_id", "head_fingerprint", "key_fingerprint", "parts", "plain_logits", "ciphertexts", "digest")
+    HEAD_ID_FIELD_NUMBER: _ClassVar[int]
+    HEAD_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    KEY_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    PLAIN_LOGITS_FIELD_NUMBER: _ClassVar[int]
+    CIPHERTEXTS_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
     head_id: str
     head_fingerprint: str
-    batch: int
+    key_fingerprint: str
+    parts: _containers.RepeatedCompositeFieldContainer[ResponsePart]
     plain_logits: _tensor_pb2.Tensor
     ciphertexts: _containers.RepeatedScalarFieldContainer[bytes]
-    saturated: int
-    def __init__(self, request_id: _Optional[str] = ..., head_id: _Optional[str] = ..., head_fingerprint: _Optional[str] = ..., batch: _Optional[int] = ..., plain_logits: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., ciphertexts: _Optional[_Iterable[bytes]] = ..., saturated: _Optional[int] = ...) -> None: ...
+    digest: bytes
+    def __init__(self, head_id: _Optional[str] = ..., head_fingerprint: _Optional[str] = ..., key_fingerprint: _Optional[str] = ..., parts: _Optional[_Iterable[_Union[ResponsePart, _Mapping]]] = ..., plain_logits: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., ciphertexts: _Optional[_Iterable[bytes]] = ..., digest: _Optional[bytes] = ...) -> None: ...
 
 class Decision(_message.Message):
-    __slots__ = ("request_id", "head_id", "classes", "saturated")
+    __slots__ = ("request_id", "head_id", "classes", "saturated", "logits")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     HEAD_ID_FIELD_NUMBER: _ClassVar[int]
     CLASSES_FIELD_NUMBER: _ClassVar[int]
     SATURATED_FIELD_NUMBER: _ClassVar[int]
+    LOGITS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     head_id: str
     classes: _tensor_pb2.Tensor
     saturated: int
-    def __init__(self, request_id: _Optional[str] = ..., head_id: _Optional[str] = ..., classes: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., saturated: _Optional[int] = ...) -> None: ...
+    logits: _tensor_pb2.Tensor
+    def __init__(self, request_id: _Optional[str] = ..., head_id: _Optional[str] = ..., classes: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., saturated: _Optional[int] = ..., logits: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...

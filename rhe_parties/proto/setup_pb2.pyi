@@ -32,7 +32,7 @@ class RecipeSpec(_message.Message):
     def __init__(self, learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., init_std: _Optional[float] = ..., epochs: _Optional[int] = ...) -> None: ...
 
 class DataOwnerSetup(_message.Message):
-    __slots__ = ("backbone", "recipe", "defence", "defence_source", "classes", "seed", "images", "labels", "sets", "threads")
+    __slots__ = ("backbone", "recipe", "defence", "defence_source", "classes", "seed", "images", "labels", "sets", "threads", "max_heads")
     BACKBONE_FIELD_NUMBER: _ClassVar[int]
     RECIPE_FIELD_NUMBER: _ClassVar[int]
     DEFENCE_FIELD_NUMBER: _ClassVar[int]
@@ -43,6 +43,7 @@ class DataOwnerSetup(_message.Message):
     LABELS_FIELD_NUMBER: _ClassVar[int]
     SETS_FIELD_NUMBER: _ClassVar[int]
     THREADS_FIELD_NUMBER: _ClassVar[int]
+    MAX_HEADS_FIELD_NUMBER: _ClassVar[int]
     backbone: BackboneSpec
     recipe: RecipeSpec
     defence: str
@@ -53,23 +54,36 @@ class DataOwnerSetup(_message.Message):
     labels: _tensor_pb2.Tensor
     sets: _tensor_pb2.Tensor
     threads: int
-    def __init__(self, backbone: _Optional[_Union[BackboneSpec, _Mapping]] = ..., recipe: _Optional[_Union[RecipeSpec, _Mapping]] = ..., defence: _Optional[str] = ..., defence_source: _Optional[str] = ..., classes: _Optional[int] = ..., seed: _Optional[int] = ..., images: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., labels: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., sets: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., threads: _Optional[int] = ...) -> None: ...
+    max_heads: int
+    def __init__(self, backbone: _Optional[_Union[BackboneSpec, _Mapping]] = ..., recipe: _Optional[_Union[RecipeSpec, _Mapping]] = ..., defence: _Optional[str] = ..., defence_source: _Optional[str] = ..., classes: _Optional[int] = ..., seed: _Optional[int] = ..., images: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., labels: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., sets: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., threads: _Optional[int] = ..., max_heads: _Optional[int] = ...) -> None: ...
 
 class ModelHostSetup(_message.Message):
-    __slots__ = ("backbone", "threads")
+    __slots__ = ("backbone", "threads", "gather_delay_ms", "gather_inputs", "max_images", "max_heads")
     BACKBONE_FIELD_NUMBER: _ClassVar[int]
     THREADS_FIELD_NUMBER: _ClassVar[int]
+    GATHER_DELAY_MS_FIELD_NUMBER: _ClassVar[int]
+    GATHER_INPUTS_FIELD_NUMBER: _ClassVar[int]
+    MAX_IMAGES_FIELD_NUMBER: _ClassVar[int]
+    MAX_HEADS_FIELD_NUMBER: _ClassVar[int]
     backbone: BackboneSpec
     threads: int
-    def __init__(self, backbone: _Optional[_Union[BackboneSpec, _Mapping]] = ..., threads: _Optional[int] = ...) -> None: ...
+    gather_delay_ms: float
+    gather_inputs: int
+    max_images: int
+    max_heads: int
+    def __init__(self, backbone: _Optional[_Union[BackboneSpec, _Mapping]] = ..., threads: _Optional[int] = ..., gather_delay_ms: _Optional[float] = ..., gather_inputs: _Optional[int] = ..., max_images: _Optional[int] = ..., max_heads: _Optional[int] = ...) -> None: ...
 
 class KeyHolderSetup(_message.Message):
-    __slots__ = ("plan", "query_budget")
+    __slots__ = ("plan", "query_budget", "release", "max_images")
     PLAN_FIELD_NUMBER: _ClassVar[int]
     QUERY_BUDGET_FIELD_NUMBER: _ClassVar[int]
+    RELEASE_FIELD_NUMBER: _ClassVar[int]
+    MAX_IMAGES_FIELD_NUMBER: _ClassVar[int]
     plan: _he_pb2.HeadPlan
     query_budget: int
-    def __init__(self, plan: _Optional[_Union[_he_pb2.HeadPlan, _Mapping]] = ..., query_budget: _Optional[int] = ...) -> None: ...
+    release: str
+    max_images: int
+    def __init__(self, plan: _Optional[_Union[_he_pb2.HeadPlan, _Mapping]] = ..., query_budget: _Optional[int] = ..., release: _Optional[str] = ..., max_images: _Optional[int] = ...) -> None: ...
 
 class AdversarySetup(_message.Message):
     __slots__ = ("backbone", "recipe", "classes", "images_per_class", "auxiliary_images", "auxiliary_labels", "threads", "workers")

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from rhe_parties.errors import DataError, ParameterError, unknown_name
+from rhe_parties.parties.release import parse_release
 from rhe_parties.threat.model import ADVERSARY, PARTIES
 from rhe_parties.transport import TRANSPORTS
 
@@ -67,6 +68,10 @@ class Parameters(BaseModel):
     epochs: int | None = Field(None, ge=1, description="of the head; None is the paper's recipe")
     corrupted: Names = Field(("model-host",), description="parties that the adversary sits at")
     query_budget: int = Field(0, ge=0, description="images the key holder decides in a world; 0 is no limit")
+    release: str = Field("classes", description="what the key holder lets out: classes, rounded:DIGITS or logits")
+    gather_delay_ms: float = Field(
+        0.0, ge=0, le=60_000, allow_inf_nan=False, description="how long the host may gather requests for one head"
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="root of every random stream but the encryption's")
     transport: str = Field("ray", description="ray (one actor per party) or local (one process)")
     address: str | None = Field(None, description="a running Ray cluster to join")
@@ -165,6 +170,12 @@ def _check_names(parameters: Parameters) -> None:
         )
     if len(set(parameters.worlds)) != len(parameters.worlds):
         raise ParameterError(f"worlds={','.join(parameters.worlds)!r} names one world twice")
+    parse_release(parameters.release)
+    if parameters.gather_delay_ms > 500 * parameters.party_timeout:
+        raise ParameterError(
+            f"gather_delay_ms={parameters.gather_delay_ms:g} is not allowed: at most half of party_timeout, "
+            f"{500 * parameters.party_timeout:g} ms"
+        )
     for party in parameters.resources:
         if party not in (*PARTIES, ADVERSARY):
             raise unknown_name("party in resources", party, (*PARTIES, ADVERSARY))

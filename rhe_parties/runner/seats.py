@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from rhe_parties.messages.setups import (
+    MAX_HEADS,
+    MAX_IMAGES,
     AdversarySetup,
     BackboneSpec,
     DataOwnerSetup,
@@ -42,10 +44,14 @@ def party_setups(lab: Laboratory, world: World) -> dict[str, bytes]:
         labels=lab.private_labels,
         sets=lab.truth.sets,
         threads=p.threads,
+        max_heads=max(MAX_HEADS, len(lab.truth.sets)),
     )
+    most = max(MAX_IMAGES, p.evaluation_images)
     setups: dict[str, PartySetup] = {
-        KEY_HOLDER: KeyHolderSetup(world.plan, p.query_budget),
-        MODEL_HOST: ModelHostSetup(_backbone(lab), p.threads),
+        KEY_HOLDER: KeyHolderSetup(world.plan, p.query_budget, p.release, most),
+        MODEL_HOST: ModelHostSetup(
+            _backbone(lab), p.threads, p.gather_delay_ms, max_images=most, max_heads=owner.max_heads
+        ),
         DATA_OWNER: owner,
     }
     return {party: encode_setup(lab.run_id, setup) for party, setup in setups.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import importlib.metadata
 import os
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from rhe_parties.errors import DataError, RheError, UserError
+from rhe_parties.parties.release import parse_release
 from rhe_parties.report.html import render_html
 from rhe_parties.report.record import Record, WorldRecord, save_record
 from rhe_parties.runner.assault import attack_world
@@ -159,7 +161,8 @@ def _describe(lab: Laboratory, record: Record) -> None:
         "fingerprint": lab.backbone.fingerprint,
         "untrained": lab.backbone.untrained,
     }
-    record.threat_model = lab.threat_model.rows()
+    released = parse_release(p.release).describe()
+    record.threat_model = dataclasses.replace(lab.threat_model, decisions_leak=released).rows()
     record.corrupted = list(lab.threat_model.corrupted)
 
 

@@ -31,7 +31,6 @@ from rhe_parties.model.head import Recipe, train_heads
 from rhe_parties.model.mlp import train_deep_heads
 from rhe_parties.model.patches import PatchFeatures
 from rhe_parties.rng import numpy_stream, stream_seed
-from rhe_parties.threads import limited_threads
 from rhe_parties.types import FloatArray, IntArray, UInt8Array
 
 __all__ = ["EXTRACTORS", "HEADS", "Mean", "SquareRow", "Task", "load_photographs", "square_rows", "square_task"]
@@ -200,8 +199,7 @@ def square_rows(
         seeds = [stream_seed(seed, "square-table-heads", size, draw) for draw in range(draws)]
         rates: dict[str, npt.NDArray[np.float64]] = {}
         for done, kind in enumerate(HEADS):
-            with limited_threads(1):
-                rates[kind] = _rates(task, chosen, kind, hidden, seeds)
+            rates[kind] = _rates(task, chosen, kind, hidden, seeds)
             step((index + (done + 1) / len(HEADS)) / len(sizes))
         rows.append(
             SquareRow(

@@ -19,7 +19,7 @@ from rhe_parties.runner.progress import Reporter
 from rhe_parties.runner.seats import party_setups
 from rhe_parties.threat.model import DATA_OWNER, KEY_HOLDER
 from rhe_parties.threat.transcript import Transcript
-from rhe_parties.transport import Switchboard, Transport
+from rhe_parties.transport import PartyFailure, Switchboard, Transport
 from rhe_parties.types import IntArray
 
 __all__ = ["EXACT_SCHEMES", "result_record", "run_world"]
@@ -60,18 +60,33 @@ def run_world(
         decisions = np.empty(lab.evaluation.shape, dtype=np.int64)
         with reporter.stage(f"world {world.name}: deciding", heads) as update:
             for index in range(heads):
-                images = lab.dataset.images[lab.evaluation[index]]
-                ask = AskDecisions(f"evaluation-{index:04d}", lab.head_id(index), images)
-                answer = board.ask(KEY_HOLDER, ask, Decision)
-                if answer.classes.shape != (len(images),):
-                    raise TransportError(KEY_HOLDER, f"{len(answer.classes)} decisions for {len(images)} images")
-                decisions[index] = answer.classes
-                record.saturated_features += answer.saturated
+                decisions[index], saturated = _decide(lab, board, index)
+                record.saturated_features += saturated
                 update(index + 1)
         _measure_utility(lab, world, decisions, record)
     finally:
         record.seconds = time.perf_counter() - started
         record.messages = _messages(lab, world, transcript)
+
+
+def _decide(lab: Laboratory, board: Switchboard, index: int) -> tuple[IntArray, int]:
+    """Classes [B] that head `index` decides on, and how many inputs were scaled down.
+
+    Where the host gathers, every image is a request of its own, all of them under way together.
+    """
+    images = lab.dataset.images[lab.evaluation[index]]
+    name, head_id = f"evaluation-{index:04d}", lab.head_id(index)
+    asks = [AskDecisions(name, head_id, images)]
+    if lab.parameters.gather_delay_ms > 0:
+        asks = [AskDecisions(f"{name}-{i:04d}", head_id, images[i : i + 1]) for i in range(len(images))]
+    answers = []
+    for ask, answer in zip(asks, board.ask_many(KEY_HOLDER, asks, Decision), strict=True):
+        if isinstance(answer, PartyFailure):
+            raise answer
+        if answer.classes.shape != (len(ask.images),):
+            raise TransportError(KEY_HOLDER, f"{len(answer.classes)} decisions for {len(ask.images)} images")
+        answers.append(answer)
+    return np.concatenate([answer.classes for answer in answers]), sum(answer.saturated for answer in answers)
 
 
 def _measure_utility(lab: Laboratory, world: World, decisions: IntArray, record: WorldRecord) -> None:

@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 
 from rhe_parties.errors import unknown_name
-from rhe_parties.transport.base import Switchboard, Transport
+from rhe_parties.transport.base import PartyFailure, Switchboard, Transport
 from rhe_parties.transport.options import RayOptions
 
-__all__ = ["TRANSPORTS", "RayOptions", "Switchboard", "Transport", "make_transport"]
+__all__ = ["TRANSPORTS", "PartyFailure", "RayOptions", "Switchboard", "Transport", "make_transport"]
 
 TRANSPORTS = ("local", "ray")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
 
 from rhe_parties.errors import FailureCode, ProtocolError, TransportError
 from rhe_parties.messages import Envelope, Payload, decode, encode
@@ -56,6 +56,14 @@ class Transport(ABC):
         """
 
     @abstractmethod
+    def collect(self, party: str, timeout_seconds: float) -> tuple[list[bytes], float | None]:
+        """What `party` held back and is due now, and the seconds until the next such thing (None: it holds nothing).
+
+        Raises:
+            TransportError: as `deliver`.
+        """
+
+    @abstractmethod
     def close(self) -> None:
         """End every party that this transport started; may be called twice."""
 
@@ -73,7 +81,8 @@ class Transport(ABC):
 class Switchboard:
     """The laboratory's desk in one world: sends commands, routes every envelope in order, and keeps the transcript.
 
-    One envelope is under way at a time, so the order of a transcript depends on the scenario alone.
+    One envelope is under way at a time, so the order of a transcript depends on the scenario alone, as long as no
+    party holds anything back by the clock.
     """
 
     def __init__(
@@ -93,12 +102,34 @@ class Switchboard:
             PartyFailure: a party reported a failure on the way.
             TransportError: a party died or was too slow; also when no answer of the wanted kind came.
         """
-        for envelope in self._exchange(self._envelope(recipient, payload)):
-            if isinstance(envelope.payload, Failure):
-                raise PartyFailure(envelope.payload)
-            if isinstance(envelope.payload, answer):
-                return envelope.payload
-        raise TransportError(recipient, f"{recipient} gave no {answer.__name__} in answer to {type(payload).__name__}")
+        (outcome,) = self.ask_many(recipient, [payload], answer)
+        if isinstance(outcome, PartyFailure):
+            raise outcome
+        return outcome
+
+    def ask_many(self, recipient: str, payloads: Sequence[Payload], answer: type[P]) -> list[P | PartyFailure]:
+        """Send several commands before any answer is awaited; outcomes in the order of the commands.
+
+        Where parties hold requests back, these are collected when nothing else is under way.
+
+        Raises:
+            TransportError: a party died or was too slow; also when a command got no answer of the wanted kind.
+        """
+        commands = [self._envelope(recipient, payload) for payload in payloads]
+        exchange = _Exchange({command.sequence for command in commands}, answer)
+        self._route([encode(command) for command in commands], exchange)
+        return [self._outcome(recipient, command, exchange) for command in commands]
+
+    def _outcome(self, recipient: str, command: Envelope, exchange: _Exchange[P]) -> P | PartyFailure:
+        outcome = exchange.outcomes.get(command.sequence)
+        if outcome is not None:
+            return outcome
+        if exchange.stray is not None:
+            return PartyFailure(exchange.stray)
+        seen = exchange.refused
+        why = "" if seen is None else f" (on the way, {seen.party} refused something: {seen.text})"
+        what = f"{exchange.answer.__name__} in answer to {type(command.payload).__name__}"
+        raise TransportError(recipient, f"{recipient} gave no {what}{why}")
 
     def ask_untapped(
         self,
@@ -126,21 +157,73 @@ class Switchboard:
         self._sequence += 1
         return Envelope(self._run_id, LABORATORY, recipient, self._sequence, 0, payload)
 
-    def _exchange(self, first: Envelope) -> list[Envelope]:
-        arrived: list[Envelope] = []
-        under_way = deque([encode(first)])
+    def _route(self, first: list[bytes], exchange: _Exchange[P]) -> None:
+        under_way = deque(first)
+        # In the order of their first envelope: whom to ask for what they hold back.
+        parties: dict[str, None] = {}
         while under_way:
             data = under_way.popleft()
             envelope = decode(data)
+            exchange.note(envelope)
             if envelope.recipient == LABORATORY:
                 self._transcript.append(TranscriptEntry(self._world, data, 0.0))
-                arrived.append(envelope)
-                continue
-            started = time.perf_counter()
-            try:
-                under_way.extend(self._transport.deliver(envelope.recipient, data, self._timeout))
-            finally:
-                # Also when the recipient died over it: the envelope was sent.
-                seconds = time.perf_counter() - started
-                self._transcript.append(TranscriptEntry(self._world, data, seconds))
-        return arrived
+            else:
+                parties[envelope.recipient] = None
+                under_way.extend(self._deliver(envelope.recipient, data))
+            if not under_way and exchange.open:
+                under_way.extend(self._collect(list(parties)))
+
+    def _deliver(self, recipient: str, data: bytes) -> list[bytes]:
+        started = time.perf_counter()
+        try:
+            return self._transport.deliver(recipient, data, self._timeout)
+        finally:
+            # Also when the recipient died over it: the envelope was sent.
+            self._transcript.append(TranscriptEntry(self._world, data, time.perf_counter() - started))
+
+    def _collect(self, parties: list[str]) -> list[bytes]:
+        """Wait for what is held back, no longer than the time limit; nothing when nobody holds anything."""
+        deadline = time.monotonic() + self._timeout
+        while True:
+            waits = []
+            for party in parties:
+                due, seconds = self._transport.collect(party, self._timeout)
+                if due:
+                    return due
+                if seconds is not None:
+                    waits.append(seconds)
+            if not waits:
+                return []
+            pause = min(waits)
+            if time.monotonic() + pause > deadline:
+                raise TransportError(parties[0], f"requests are held back for longer than {self._timeout:g} s")
+            time.sleep(pause)
+
+
+class _Exchange(Generic[P]):
+    """What came of the commands that are under way together."""
+
+    def __init__(self, commands: set[int], answer: type[P]) -> None:
+        self.open = commands
+        self.answer = answer
+        self.outcomes: dict[int, P | PartyFailure] = {}
+        #: A failure that reached the laboratory and names none of the commands.
+        self.stray: Failure | None = None
+        #: The last failure between parties, for the text of an error.
+        self.refused: Failure | None = None
+
+    def note(self, envelope: Envelope) -> None:
+        """Look at an envelope that is being routed."""
+        payload = envelope.payload
+        if envelope.recipient != LABORATORY:
+            self.refused = payload if isinstance(payload, Failure) else self.refused
+        elif envelope.reply_to not in self.open:
+            self.stray = payload if isinstance(payload, Failure) and not envelope.reply_to else self.stray
+        elif isinstance(payload, Failure):
+            self._settle(envelope.reply_to, PartyFailure(payload))
+        elif isinstance(payload, self.answer):
+            self._settle(envelope.reply_to, payload)
+
+    def _settle(self, sequence: int, outcome: P | PartyFailure) -> None:
+        self.open.discard(sequence)
+        self.outcomes[sequence] = outcome

@@ -28,12 +28,22 @@ class LocalTransport(Transport):
     ) -> list[bytes]:
         """See `Transport.deliver`."""
         del timeout_seconds
-        seated = self._parties.get(party)
-        if seated is None:
-            raise TransportError(party, f"no party {party!r} is seated (seated: {', '.join(self._parties) or 'none'})")
+        seated = self._seated(party)
         if progress is not None and isinstance(seated, AdversarySeat):
             seated.listener = progress
         return seated.handle_bytes(data)
+
+    def collect(self, party: str, timeout_seconds: float) -> tuple[list[bytes], float | None]:
+        """See `Transport.collect`."""
+        del timeout_seconds
+        seated = self._seated(party)
+        return seated.collect(), seated.due()
+
+    def _seated(self, party: str) -> Party:
+        seated = self._parties.get(party)
+        if seated is None:
+            raise TransportError(party, f"no party {party!r} is seated (seated: {', '.join(self._parties) or 'none'})")
+        return seated
 
     def close(self) -> None:
         """See `Transport.close`."""

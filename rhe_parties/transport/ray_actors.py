@@ -56,6 +56,11 @@ class _PartyActor:
             raise RuntimeError("no party is seated in this actor")
         return self._party.handle_bytes(data)
 
+    def collect(self) -> tuple[list[bytes], float | None]:
+        if self._party is None:
+            raise RuntimeError("no party is seated in this actor")
+        return self._party.collect(), self._party.due()
+
     def pid(self) -> int:
         """Process id on the actor's machine."""
         return os.getpid()
@@ -123,10 +128,21 @@ class RayTransport(Transport):
         self, party: str, data: bytes, timeout_seconds: float, progress: ProgressCallback | None = None
     ) -> list[bytes]:
         """See `Transport.deliver`."""
+        reference = self._seated(party).deliver.remote(data)
+        replies: list[bytes] = self._wait(party, reference, timeout_seconds, progress)
+        return replies
+
+    def collect(self, party: str, timeout_seconds: float) -> tuple[list[bytes], float | None]:
+        """See `Transport.collect`."""
+        held: tuple[list[bytes], float | None] = self._wait(
+            party, self._seated(party).collect.remote(), timeout_seconds, None
+        )
+        return held
+
+    def _seated(self, party: str) -> Any:
         if party not in self._actors:
             raise TransportError(party, f"no party {party!r} is seated (seated: {', '.join(self._actors) or 'none'})")
-        replies: list[bytes] = self._wait(party, self._actors[party].deliver.remote(data), timeout_seconds, progress)
-        return replies
+        return self._actors[party]
 
     def _wait(self, party: str, reference: Any, timeout_seconds: float, progress: ProgressCallback | None) -> Any:
         deadline = time.monotonic() + timeout_seconds

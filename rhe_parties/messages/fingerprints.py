@@ -1,0 +1,45 @@
+"""Hashes that bind what belongs together: a head to what was installed, a reply to the requests that it answers."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable
+
+from rhe_parties.messages.payloads import ClassifyResponse, EncryptedHead, PlainHead
+
+__all__ = ["head_fingerprint", "response_digest", "sealed"]
+
+
+def head_fingerprint(payload: PlainHead | EncryptedHead) -> str:
+    """SHA-256, hexadecimal, over everything of a head that the host installs; owner and host compute it alike."""
+    if isinstance(payload, PlainHead):
+        parts = [payload.backbone_fingerprint.encode(), payload.weight.tobytes(), payload.bias.tobytes()]
+    else:
+        parts = [payload.backbone_fingerprint.encode(), payload.key_fingerprint.encode(), *payload.ciphertexts]
+    return _digest(b"", parts).hex()
+
+
+def response_digest(response: ClassifyResponse) -> bytes:
+    """SHA-256 over everything in a response but the digest itself.
+
+    No key goes into it: it shows damage and mixed up replies, not tampering.
+    """
+    pieces = [response.head_id.encode(), response.head_fingerprint.encode(), response.key_fingerprint.encode()]
+    for part in response.parts:
+        pieces += [part.request_id.encode(), b"%d %d" % (part.batch, part.saturated)]
+    pieces += [repr(response.plain_logits.shape).encode(), response.plain_logits.astype("<f4").tobytes()]
+    return _digest(b"rhe_parties response 1", [*pieces, *response.ciphertexts])
+
+
+def sealed(response: ClassifyResponse) -> ClassifyResponse:
+    """The same response with its digest."""
+    return dataclasses.replace(response, digest=response_digest(response))
+
+
+def _digest(purpose: bytes, pieces: Iterable[bytes]) -> bytes:
+    digest = hashlib.sha256(purpose)
+    for piece in pieces:
+        digest.update(len(piece).to_bytes(8, "little"))
+        digest.update(piece)
+    return digest.digest()
