@@ -174,7 +174,7 @@ def _world_rhe() -> WorldRecord:
         scheme="bfv",
         accuracy=0.7809,
         utility=_utility(0.7809, exact=True),
-        saturated_features=3,
+        saturated_inputs=3,
         plan=[
             ("scheme", "bfv"),
             ("ring", "N=2048, q 54 bits [54]"),

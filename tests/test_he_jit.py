@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -334,3 +335,18 @@ def test_no_level_can_leave_64_bits(levels: int, bits: int, kind: str) -> None:
             bound += jit_tables._product_bound(bound, prime)
         assert bound < min(2.0**63, 2.0**10 * prime)
     assert bits < 54 or flags
+
+
+def test_without_a_writable_folder_kernels_are_cached_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import numba
+
+    from rhe_parties.he import jit_cache
+
+    monkeypatch.setattr(numba.config, "CACHE_DIR", "")
+    jit_cache.ensure_cache_folder(tmp_path)
+    assert numba.config.CACHE_DIR == ""
+    monkeypatch.setattr(jit_cache.os, "access", lambda *_: False)
+    jit_cache.ensure_cache_folder(tmp_path)
+    assert Path(numba.config.CACHE_DIR).is_dir()

@@ -230,6 +230,14 @@ def test_exposure_follows_the_messages() -> None:
     assert rows["private training images"]["model-host"] == "no"
 
 
+def test_released_logits_are_seen_where_decisions_go() -> None:
+    world = sample_record().worlds[1]
+    for release, wanted in (("classes", "no"), ("rounded:2", "yes"), ("logits", "yes")):
+        rows = {row.what: dict(zip(LANES, row.parties, strict=True)) for row in exposure(world, [], release)}
+        assert rows["logits"]["laboratory"] == wanted
+        assert rows["logits"]["model-host"] == "encrypted"
+
+
 def test_the_unencrypted_twin_hides_nothing() -> None:
     record = sample_record()
     twin = record.worlds[1].model_copy(update={"name": "rhe:plain", "scheme": "plain"})

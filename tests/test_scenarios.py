@@ -213,3 +213,23 @@ def test_secret_key_is_in_no_file_of_a_run(
 def test_scenarios_are_short() -> None:
     for path in SCENARIOS.glob("*.py"):
         assert len(path.read_text().splitlines()) < 60, path
+
+
+def test_every_evaluator_and_layout_gives_the_same_decisions(tmp_path: Path) -> None:
+    """Who multiplies, how many inputs share a ciphertext and whether requests are gathered changes no statistic."""
+    more = {"adversary": ["prior-only"], "worlds": ["none", "rhe"], "transport": "local"}
+    settings: list[dict[str, Any]] = [
+        {"evaluator": "seal"},
+        {"evaluator": "torch"},
+        {"evaluator": "jit"},
+        {"batch": 4, "gather_delay_ms": 2.0, "release": "rounded:3"},
+    ]
+    records = [_run("quickstart", tmp_path / str(i), **more, **given) for i, given in enumerate(settings)]
+    worlds = [_world(record, "rhe") for record in records]
+    assert all(world.utility == worlds[0].utility for world in worlds[:3])
+    twin = [next(r for r in world.utility if r.statistic == "twin_agreement").value for world in worlds]
+    assert twin == [1.0] * 4
+    accuracy = {world.accuracy for world in worlds[:3]}
+    assert len(accuracy) == 1
+    replies = [next(m for m in world.messages if m.kind == "classify_response").total_bytes for world in worlds]
+    assert replies[3] < 0.5 * replies[2]

@@ -148,12 +148,7 @@ class TensealSquare(Case):
         values = [vector.dot(x) for vector in self._first]
         for weights, offsets in self._later:
             squares = [value.square() for value in values]
-            values = []
-            for line, offset in zip(weights, offsets, strict=True):
-                total = squares[0] * line[0]
-                for square, weight in zip(squares[1:], line[1:], strict=True):
-                    total = total + square * weight
-                values.append(total + offset)
+            values = _layer(squares, weights, offsets)
         return values
 
     def one(self, row: FloatArray) -> int:
@@ -230,12 +225,7 @@ class EncryptedInput(Case):
         values = [vector.dot(row) + offset for row, offset in zip(self._weights[0], self._biases[0], strict=True)]
         for rows, offsets in zip(self._weights[1:], self._biases[1:], strict=True):
             squares = [value.square() for value in values]
-            values = []
-            for row, offset in zip(rows, offsets, strict=True):
-                total = squares[0] * row[0]
-                for square, weight in zip(squares[1:], row[1:], strict=True):
-                    total = total + square * weight
-                values.append(total + offset)
+            values = _layer(squares, rows, offsets)
         return values
 
     def one(self, row: FloatArray) -> int:
@@ -250,6 +240,17 @@ class EncryptedInput(Case):
         head = sum(w.nbytes + b.nbytes for w, b in self.layers)
         reply = self.one(row)
         return Sizes(_key_bytes(self._context), head, len(self._request(row).serialize()), reply, float(reply))
+
+
+def _layer(values: list[Any], weights: Any, offsets: Any) -> list[Any]:
+    """Weighted sums of ciphertexts, one per output; weights and offsets are plain or encrypted."""
+    sums = []
+    for line, offset in zip(weights, offsets, strict=True):
+        total = values[0] * line[0]
+        for value, weight in zip(values[1:], line[1:], strict=True):
+            total = total + value * weight
+        sums.append(total + offset)
+    return sums
 
 
 def _levelled_context(squares: int) -> Any:

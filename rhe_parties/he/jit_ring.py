@@ -14,11 +14,13 @@ after a change of `jit_vectors`.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
 
+from rhe_parties.he.jit_cache import ensure_cache_folder
 from rhe_parties.he.jit_vectors import CHUNK, accumulate
 
 __all__ = [
@@ -35,6 +37,8 @@ __all__ = [
     "reduce",
     "transform",
 ]  # fmt: skip
+
+ensure_cache_folder(Path(__file__).parent)
 
 LANES = 64
 """Rows of the matrix that a transform sees its polynomial as."""

@@ -79,7 +79,8 @@ class ModelHostSetup:
     """The host owns the public backbone and nothing else.
 
     `gather_delay_ms`: how long a request may wait for others of the same head (0: not at all); `gather_inputs`: most
-    inputs held at a time; `max_images`: most images in one request; `max_heads`: most heads installed at a time.
+    inputs held at a time; `max_images`: most images in one request; `max_heads`: most heads installed at a time;
+    `evaluator`: who multiplies the encrypted head (`rhe_parties.he.evaluators`).
     """
 
     backbone: BackboneSpec
@@ -88,6 +89,7 @@ class ModelHostSetup:
     gather_inputs: int = MAX_GATHERED
     max_images: int = MAX_IMAGES
     max_heads: int = MAX_HEADS
+    evaluator: str = "auto"
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.gather_delay_ms) or self.gather_delay_ms < 0:

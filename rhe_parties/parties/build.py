@@ -64,7 +64,7 @@ def _computing_party(run_id: str, role: DataOwnerSetup | ModelHostSetup | Advers
         from rhe_parties.parties.model_host import HostLimits, ModelHost
 
         limits = HostLimits(role.gather_delay_ms / 1000, role.gather_inputs, role.max_images, role.max_heads)
-        return ModelHost(run_id, _backbone(role.backbone), limits)
+        return ModelHost(run_id, _backbone(role.backbone), limits, evaluator=role.evaluator)
     return _adversary(run_id, role, pool)
 
 

@@ -80,6 +80,7 @@ class ModelHost(Party):
     Args:
         limits: bounds, and the delay; without one every request is answered at once.
         clock: seconds on a clock that never goes back.
+        evaluator: who multiplies the encrypted head; see `rhe_parties.he.evaluators`.
     """
 
     def __init__(
@@ -88,11 +89,12 @@ class ModelHost(Party):
         backbone: Backbone,
         limits: HostLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
+        evaluator: str = "auto",
     ) -> None:
         super().__init__(MODEL_HOST, run_id)
         self._backbone = backbone
         self._limits = limits if limits is not None else HostLimits()
-        self._clock = clock
+        self._clock, self._evaluator = clock, evaluator
         self._gatherer: Gatherer[_Held] = Gatherer(
             self._limits.gather_delay, self._limits.gather_inputs, MAX_GATHERED_BYTES
         )
@@ -206,7 +208,7 @@ class ModelHost(Party):
 
     def _install_encrypted(self, request: Envelope, payload: EncryptedHead, material: PublicMaterial) -> list[Envelope]:
         ciphertexts = HeadCiphertexts(payload.ciphertexts, payload.key_fingerprint)
-        head = make_evaluator(material, ciphertexts, device=str(self._backbone.device))
+        head = make_evaluator(material, ciphertexts, self._evaluator, str(self._backbone.device))
         return self._install(request, payload, head)
 
     def _install(

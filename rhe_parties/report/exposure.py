@@ -31,15 +31,18 @@ class _Source:
     owners: frozenset[str]
     kinds: frozenset[str]
     ciphertext_at: frozenset[str] = frozenset()
+    plain_kinds: frozenset[str] = frozenset()
+    """Those of `kinds` that carry it in clear although others carry ciphertexts."""
 
 
-def _sources(world: WorldRecord) -> list[_Source]:
+def _sources(world: WorldRecord, release: str) -> list[_Source]:
     hidden = encrypted(world)
     host = frozenset({"model-host"})
     none: frozenset[str] = frozenset()
     kinds = {message.kind for message in world.messages}
     trained = "train_head" in kinds
     owner = frozenset({"data-owner"}) if trained else none
+    released = none if release == "classes" else frozenset({"decision"})
     # Under RHE the host computes logits that it cannot read; the key holder at the other end can.
     return [
         _Source("private training images", owner | {"laboratory"} if trained else none, none),
@@ -49,7 +52,7 @@ def _sources(world: WorldRecord) -> list[_Source]:
         _Source("encrypted head", none, frozenset({"encrypted_head"}) if hidden else none, host),
         _Source("secret key", frozenset({"key-holder"}) if "public_material" in kinds else none, none),
         _Source("input images to classify", none, frozenset({"ask_decisions", "classify_request"})),
-        _Source("logits", none, frozenset({"classify_response"}), host if hidden else none),
+        _Source("logits", none, frozenset({"classify_response"}) | released, host if hidden else none, released),
         # Whoever reads logits in clear has the decisions as well.
         _Source(
             "decisions",
@@ -59,21 +62,23 @@ def _sources(world: WorldRecord) -> list[_Source]:
     ]
 
 
-def exposure(world: WorldRecord, corrupted: list[str]) -> list[Exposure]:
+def exposure(world: WorldRecord, corrupted: list[str], release: str = "classes") -> list[Exposure]:
     """One row per kind of information.
 
     The adversary's cell follows from the messages marked as seen and from what its corrupted parties hold
-    themselves. Logits seen in transit under encryption are ciphertexts, whoever sends them.
+    themselves. Logits seen in transit under encryption are ciphertexts, unless the key holder's release policy
+    sends them on.
     """
     rows = []
-    for source in _sources(world):
+    for source in _sources(world, release):
         carrying = [message for message in world.messages if message.kind in source.kinds]
         ends = {end for message in carrying for end in (message.sender, message.recipient)} | source.owners
         cells = tuple(_cell(party in ends, party in source.ciphertext_at) for party in LANES)
         held = {_cell(party in ends, party in source.ciphertext_at) for party in corrupted}
-        tapped = any(message.seen_by_adversary for message in carrying)
-        if tapped:
-            held.add(_CIPHER if source.ciphertext_at else _YES)
+        for message in carrying:
+            if message.seen_by_adversary:
+                hidden = source.ciphertext_at and message.kind not in source.plain_kinds
+                held.add(_CIPHER if hidden else _YES)
         rows.append(Exposure(source.what, cells, _strongest(held)))
     return rows
 

@@ -70,7 +70,11 @@ def render_html(record: Record) -> str:
         seat=" and ".join(map(party_words, record.corrupted)),
         galleries=_galleries(record, found),
         sequences=[(world, sequence_svg(world, record.corrupted)) for world in record.worlds if world.messages],
-        exposures=[(world, exposure(world, record.corrupted)) for world in record.worlds if world.messages],
+        exposures=[
+            (world, exposure(world, record.corrupted, str(record.parameters.get("release", "classes"))))
+            for world in record.worlds
+            if world.messages
+        ],
         lanes=LANES,
         plots=_plots(record),
         utility=_utility_rows(record),
@@ -282,7 +286,7 @@ def _utility_rows(record: Record) -> list[tuple[str, list[str]]]:
         ("request", [_each(cost.request, cost) for cost in costs]),
         ("reply", [_each(cost.reply, cost) for cost in costs]),
         ("all messages", [f"{cost.messages:,} ({size_text(cost.total_bytes)})" for cost in costs]),
-        ("features cut to the public bound", [f"{world.saturated_features:,}" for world in worlds]),
+        ("inputs scaled down to the public norm", [f"{world.saturated_inputs:,}" for world in worlds]),
         ("time", [seconds_text(world.seconds) for world in worlds]),
     ]
     return rows

@@ -96,7 +96,7 @@ class WorldRecord(_Strict):
     error: str = ""
     accuracy: float | None = None
     utility: list[ResultRecord] = []
-    saturated_features: int = 0
+    saturated_inputs: int = 0
     plan: list[tuple[str, str]] = []
     messages: list[MessageRecord] = []
     attacks: list[AttackRecord] = []

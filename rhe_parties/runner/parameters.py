@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from rhe_parties.errors import DataError, ParameterError, unknown_name
+from rhe_parties.he.evaluators import BACKENDS
 from rhe_parties.parties.release import parse_release
 from rhe_parties.threat.model import ADVERSARY, PARTIES
 from rhe_parties.transport import TRANSPORTS
@@ -60,6 +61,9 @@ class Parameters(BaseModel):
     scheme: str = Field("bfv", description="scheme of the encrypted head in the world rhe")
     feature_norm: float | None = Field(
         None, ge=2.0**-20, le=2.0**20, description="public bound of a feature vector's length; None calibrates it"
+    )
+    evaluator: str = Field(
+        "auto", description="who multiplies by the encrypted head: auto, jit, torch, torch-fused, seal"
     )
     batch: int = Field(1, ge=1, le=1000, description="inputs per encrypted request that the layout is planned for")
     learning_rate: float | None = Field(None, gt=0, description="of the head; None is the paper's recipe")
@@ -171,6 +175,8 @@ def _check_names(parameters: Parameters) -> None:
     if len(set(parameters.worlds)) != len(parameters.worlds):
         raise ParameterError(f"worlds={','.join(parameters.worlds)!r} names one world twice")
     parse_release(parameters.release)
+    if parameters.evaluator not in (*BACKENDS, "auto"):
+        raise unknown_name("evaluator", parameters.evaluator, (*BACKENDS, "auto"))
     if parameters.gather_delay_ms > 500 * parameters.party_timeout:
         raise ParameterError(
             f"gather_delay_ms={parameters.gather_delay_ms:g} is not allowed: at most half of party_timeout, "

@@ -50,7 +50,12 @@ def party_setups(lab: Laboratory, world: World) -> dict[str, bytes]:
     setups: dict[str, PartySetup] = {
         KEY_HOLDER: KeyHolderSetup(world.plan, p.query_budget, p.release, most),
         MODEL_HOST: ModelHostSetup(
-            _backbone(lab), p.threads, p.gather_delay_ms, max_images=most, max_heads=owner.max_heads
+            _backbone(lab),
+            p.threads,
+            p.gather_delay_ms,
+            max_images=most,
+            max_heads=owner.max_heads,
+            evaluator=p.evaluator,
         ),
         DATA_OWNER: owner,
     }

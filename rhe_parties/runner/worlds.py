@@ -61,7 +61,7 @@ def run_world(
         with reporter.stage(f"world {world.name}: deciding", heads) as update:
             for index in range(heads):
                 decisions[index], saturated = _decide(lab, board, index)
-                record.saturated_features += saturated
+                record.saturated_inputs += saturated
                 update(index + 1)
         _measure_utility(lab, world, decisions, record)
     finally:
