@@ -69,7 +69,8 @@ def draw_costs(costs: dict[str, list[Cost]], path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 3.6), layout="constrained")
-    figure.suptitle("Encrypted head: host's time and reply per prediction (one core; otherwise D=1280, K=10, one)")
+    title = "Encrypted head: host's time and reply per prediction (one core; D=1280, K=10, one input unless varied)"
+    figure.suptitle(title, fontsize=11)
     labels = {"features": "features D", "classes": "classes K", "batch": "inputs asked for at once"}
     axes = figure.subplots(1, 3)
     for axis, (name, points) in zip(axes, costs.items(), strict=True):

@@ -46,7 +46,8 @@ _FEATURE_BITS = range(6, 22)
 _MAX_PLAIN_BITS = 44
 
 # Cost in microseconds on one core, from the compiled evaluator at N=2048 (`rhe bench head`).
-_TRANSFORM, _PRODUCT, _LIFT = 4.5, 0.00017, 0.0008  # per transform, per modular product, per lifted column
+_TRANSFORM, _PRODUCT = 4.5, 0.00017  # per transform, per modular product
+_PACK, _LIFT = 0.04, 0.0008  # per input and tile, per lifted column
 _OPEN, _CALL = 250.0, 25.0  # key holder: one reply polynomial; host: one call
 _WIRE = 0.008  # per byte, at 1 Gbit/s
 _ENCRYPT, _LIFETIME = 1250.0, 1000  # per ciphertext of the head, spread over that many batches
@@ -152,8 +153,7 @@ def predicted_microseconds(plan: HeadPlan, inputs: int) -> float:
     transform = _TRANSFORM * scale * (plan.degree.bit_length() - 1) / 11
     tiles, outputs = plan.feature_tiles, plan.class_tiles
     work = tiles * transform + outputs * 2 * transform + tiles * outputs * 2 * plan.degree * _PRODUCT
-    if plan.hidden:
-        work += plan.batch * plan.columns * _LIFT
+    work += plan.batch * tiles * _PACK + (plan.batch * plan.columns * _LIFT if plan.hidden else 0.0)
     opening = outputs * (_OPEN * scale + plan.reply_bytes / max(1, outputs) * _WIRE)
     return _CALL + requests * (work + opening) + tiles * outputs * scale * _ENCRYPT / _LIFETIME
 

@@ -231,7 +231,7 @@ _KINDS = {
     "head_ready": "head is ready for use",
     "ask_decisions": "test images to decide on",
     "classify_request": "input images, in clear",
-    "decision": "decisions, as the release policy says",
+    "decision": "decisions released",
     "rotate_key": "order: a new key",
     "key_rotated": "the key is replaced",
     "heads_renewed": "which heads are encrypted anew",
