@@ -62,6 +62,9 @@ class Parameters(BaseModel):
     feature_norm: float | None = Field(
         None, ge=2.0**-20, le=2.0**20, description="public bound of a feature vector's length; None calibrates it"
     )
+    logit_error: float | None = Field(
+        None, gt=0, le=1, description="relative error of encrypted logits that is still fine; None is 0.005 or the best"
+    )
     evaluator: str = Field(
         "auto", description="who multiplies by the encrypted head: auto, jit, torch, torch-fused, seal"
     )

@@ -165,7 +165,7 @@ def _prepare(parameters: Parameters) -> Laboratory:
     evaluation = _evaluation_sets(splits.evaluation, len(sets), parameters.evaluation_images, parameters.seed)
     recipe = _recipe(parameters)
     norm = _feature_norm(parameters, backbone, dataset.images[auxiliary[:_CALIBRATION_IMAGES]])
-    worlds = [_with_plan(world, backbone.features, dataset.classes, norm, parameters.batch) for world in worlds]
+    worlds = [_with_plan(world, parameters, (backbone.features, dataset.classes), norm) for world in worlds]
     return Laboratory(
         parameters=parameters,
         run_id=_run_id(parameters),
@@ -245,10 +245,11 @@ def _feature_norm(parameters: Parameters, backbone: Backbone, public: UInt8Array
     return float(2.0 ** (np.ceil(4 * np.log2(max(_NORM_ROOM * longest, 2.0**-20))) / 4))
 
 
-def _with_plan(world: World, features: int, classes: int, norm: float, batch: int) -> World:
+def _with_plan(world: World, parameters: Parameters, shape: tuple[int, int], norm: float) -> World:
     if not world.scheme:
         return world
-    plan = plan_head(features, classes, batch=batch, scheme=world.scheme, feature_norm=norm)
+    p = parameters
+    plan = plan_head(*shape, (), p.batch, p.logit_error, scheme=world.scheme, feature_norm=norm)
     return World(world.name, world.defence, world.reference, world.source, world.scheme, plan)
 
 
