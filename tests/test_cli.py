@@ -204,7 +204,7 @@ def _alive(group: int) -> bool:
 
 
 def test_list_json_has_the_promised_keys(capsys: pytest.CaptureFixture[str]) -> None:
-    for kind in ("adversaries", "defences", "datasets", "backbones", "schemes", "parameters"):
+    for kind in ("adversaries", "defences", "datasets", "backbones", "schemes", "evaluators", "parameters"):
         assert _exit_code(["list", kind, "--json"]) == 0
         rows = json.loads(capsys.readouterr().out)
         assert rows

@@ -62,6 +62,12 @@ def _schemes() -> list[CatalogueEntry]:
     return [CatalogueEntry(name, summary, "rhe-parties") for name, summary in scheme_catalogue().items()]
 
 
+def _evaluators() -> list[CatalogueEntry]:
+    from rhe_parties.he.evaluators import BACKENDS
+
+    return [CatalogueEntry(name, summary, "rhe-parties") for name, summary in BACKENDS.items()]
+
+
 def _parameters() -> list[CatalogueEntry]:
     """What `-p` takes: the parameters of every scenario, and the options of the registered adversaries."""
     from rhe_parties.attacks.base import ADVERSARIES
@@ -88,6 +94,7 @@ _KINDS: dict[str, Callable[[], list[CatalogueEntry]]] = {
     "datasets": _datasets,
     "backbones": _backbones,
     "schemes": _schemes,
+    "evaluators": _evaluators,
     "parameters": _parameters,
 }
 
@@ -96,7 +103,7 @@ def list_command(
     kind: Annotated[str | None, typer.Argument(help="One of: " + ", ".join(_KINDS) + "; default: all.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print a list of {name, summary, source}.")] = False,
 ) -> None:
-    """List adversaries, defences, scenarios, datasets, backbones, schemes and parameters."""
+    """List adversaries, defences, scenarios, datasets, backbones, schemes, evaluators and parameters."""
     if kind is not None and kind not in _KINDS:
         raise unknown_name("kind", kind, _KINDS)
     kinds = [kind] if kind is not None else list(_KINDS)
