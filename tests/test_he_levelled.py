@@ -236,9 +236,7 @@ def test_slots_without_a_logit_are_masked(two: _Setting) -> None:
     for _ in range(2):
         reply, _ = two.evaluator.evaluate(_inputs(1, 20, 3.0))
         plain = sealapi.Plaintext()
-        value = sealio.load_ciphertext(
-            context, reply.ciphertexts[0], two.plan.degree, 1, list(context.last_parms_id()), transformed=True
-        )
+        value = sealio.load_ciphertext(context, reply.ciphertexts[0], two.plan.degree, 1, list(context.last_parms_id()))
         two.custody._LevelledCustody__decryptor.decrypt(value, plain)  # type: ignore[attr-defined]
         slots = np.array(sealapi.CKKSEncoder(context).decode_double(plain)).reshape(-1, 4)
         assert np.abs(slots[:, 0]).max() < 1.01

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from rhe_parties.errors import FailureCode, SchemeError
 from rhe_parties.he import sealio
+from rhe_parties.he.bfv import head_residues
 from rhe_parties.he.planner import plan_head
 from rhe_parties.he.scheme import (
     HeadCiphertexts,
@@ -133,8 +134,7 @@ def test_objects_for_other_parameters(made: Setting) -> None:
 
 
 def head_object(made: Setting) -> Any:
-    level = list(made.context.first_parms_id())
-    return sealio.load_ciphertext(made.context, made.head.ciphertexts[0], PLAN.degree, 1, level)
+    return sealio.make_ciphertext(made.context, head_residues(made.custody.public, made.head)[0, 0])
 
 
 def test_transparent_and_transformed_ciphertexts(made: Setting) -> None:

@@ -9,16 +9,16 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from rhe_parties.cli.planning import parse_hidden
+from rhe_parties.cli.planning import Classes, Features, Hidden, parse_hidden
 from rhe_parties.errors import DataError, ParameterError
 
 __all__ = ["head_command"]
 
 
 def head_command(
-    features: Annotated[int, typer.Option("--features", help="Features D that the head takes.")] = 1280,
-    classes: Annotated[int, typer.Option("--classes", help="Classes K.")] = 10,
-    hidden: Annotated[str, typer.Option("--hidden", help="Widths of hidden square layers, such as 8.")] = "",
+    features: Features = 1280,
+    classes: Classes = 10,
+    hidden: Hidden = "",
     batch: Annotated[int, typer.Option("--batch", help="Inputs asked for at once in throughput.")] = 256,
     data_root: Annotated[
         Path | None, typer.Option("--data-root", help="Where MNIST lies; without it the inputs are digits.")

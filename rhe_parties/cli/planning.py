@@ -16,9 +16,13 @@ from rhe_parties.errors import ParameterError
 from rhe_parties.he.plan import HeadPlan
 from rhe_parties.he.planner import Candidate, plan_head, predicted_microseconds, weigh
 
-__all__ = ["parse_hidden", "plan_command"]
+__all__ = ["Classes", "Features", "Hidden", "parse_hidden", "plan_command"]
 
 _SHOWN = 8
+
+Features = Annotated[int, typer.Option("--features", help="Features D that the head takes.")]
+Classes = Annotated[int, typer.Option("--classes", help="Classes K.")]
+Hidden = Annotated[str, typer.Option("--hidden", help="Widths of hidden square layers, such as 8 or 16,8.")]
 
 
 def parse_hidden(text: str) -> tuple[int, ...]:
@@ -34,9 +38,9 @@ def parse_hidden(text: str) -> tuple[int, ...]:
 
 
 def plan_command(
-    features: Annotated[int, typer.Option("--features", help="Features D that the head takes.")],
-    classes: Annotated[int, typer.Option("--classes", help="Classes K.")],
-    hidden: Annotated[str, typer.Option("--hidden", help="Widths of hidden square layers, such as 8 or 16,8.")] = "",
+    features: Features,
+    classes: Classes,
+    hidden: Hidden = "",
     batch: Annotated[int, typer.Option("--batch", help="Inputs per request that the layout is made for.")] = 1,
     logit_error: Annotated[
         float | None, typer.Option("--logit-error", help="Relative error of the logits that is still fine.")

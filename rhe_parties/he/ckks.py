@@ -34,6 +34,7 @@ from rhe_parties.he.scheme import (
     check_reply,
     public_material,
 )
+from rhe_parties.he.varint import varint
 from rhe_parties.types import AnyArray
 
 __all__ = [
@@ -60,19 +61,10 @@ def _context(plan: HeadPlan) -> Any:
 def _field(number: int, value: bytes | float | int) -> bytes:
     """One protobuf field: bytes, double or unsigned integer."""
     if isinstance(value, bytes):
-        return _varint(number << 3 | 2) + _varint(len(value)) + value
+        return varint(number << 3 | 2) + varint(len(value)) + value
     if isinstance(value, float):
-        return _varint(number << 3 | 1) + struct.pack("<d", value)
-    return _varint(number << 3) + _varint(value)
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+        return varint(number << 3 | 1) + struct.pack("<d", value)
+    return varint(number << 3) + varint(value)
 
 
 def _seal_object(message: bytes) -> bytes:
@@ -101,7 +93,7 @@ def _parameters(plan: HeadPlan) -> bytes:
 
 def _vector(context: Any, size: int, data: bytes) -> Any:
     """A TenSEAL vector (message CKKSVectorProto) around a checked SEAL ciphertext."""
-    message = _field(1, _varint(size)) + _field(2, sealio.without_checksum(data)) + _field(3, _SCALE)
+    message = _field(1, varint(size)) + _field(2, sealio.without_checksum(data)) + _field(3, _SCALE)
     with sealio.guarded("loading a TenSEAL vector"):
         return tenseal.ckks_vector_from(context, message)
 
@@ -109,7 +101,7 @@ def _vector(context: Any, size: int, data: bytes) -> Any:
 def _checked(plan: HeadPlan, context: Any, data: bytes, primes: int) -> Any:
     """The SEAL ciphertext in `data`, with its level and scale as planned."""
     level = list(context.first_parms_id() if primes == 2 else context.last_parms_id())
-    value = sealio.load_ciphertext(context, data, plan.degree, primes, level, transformed=True)
+    value = sealio.load_ciphertext(context, data, plan.degree, primes, level)
     scale = float(value.scale)
     if scale != _SCALE:
         raise SchemeError(FailureCode.BAD_CIPHERTEXT, f"ciphertext has scale {scale:g} (allowed: {_SCALE:g})")

@@ -90,7 +90,7 @@ class _Chain:
         Raises:
             SchemeError: BAD_CIPHERTEXT for damaged bytes, another level or another scale.
         """
-        value = sealio.load_ciphertext(self.context, data, self.plan.degree, level, self.marks[level], transformed=True)
+        value = sealio.load_ciphertext(self.context, data, self.plan.degree, level, self.marks[level])
         given = float(value.scale)
         if not abs(given / scale - 1) < 1e-12:
             text = f"ciphertext has scale {given:g} (allowed: {scale:g})"

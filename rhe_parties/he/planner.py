@@ -91,8 +91,7 @@ def plan_head(
         ParameterError: a value is out of range, the scheme is unknown, or no plan meets the wishes; the message
             names the nearest possible wish.
     """
-    widths = _check_wishes(features, classes, hidden, batch, logit_error, security, scheme, feature_norm)
-    found = _weigh(features, classes, widths, batch, logit_error, security, scheme, float(feature_norm))
+    found = weigh(features, classes, hidden, batch, logit_error, security, scheme, feature_norm)
     if found[0].plan is None or found[0].reason:
         raise ParameterError(_nearest(found, logit_error))
     return found[0].plan

@@ -64,7 +64,7 @@ def checked_features(plan: HeadPlan, features: AnyArray) -> npt.NDArray[Any]:
         text = f"features of type {values.dtype} are not allowed (allowed: real numbers)"
         raise NumericError(text, FailureCode.BAD_TENSOR)
     values = np.ascontiguousarray(values, np.float32 if values.dtype == np.float32 else np.float64)
-    # A sum is finite only if every value is; a finite sum that overflows is looked at again.
+    # A finite sum has finite terms only; a sum that is not finite may just have overflowed.
     if not math.isfinite(float(values.sum())) and not np.isfinite(values).all():
         bad = int((~np.isfinite(values)).sum())
         raise NumericError(f"{bad} of {values.size} features are NaN or infinite")

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol, SupportsIndex
 
@@ -34,6 +34,7 @@ __all__ = [
     "check_public",
     "check_reply",
     "fingerprint",
+    "framed_sha256",
     "make_custody",
     "make_encryptor",
     "make_evaluator",
@@ -211,11 +212,16 @@ def make_evaluator(
 
 def fingerprint(plan: HeadPlan, public_key: bytes, evaluation_keys: bytes) -> str:
     """SHA-256 (hex) over the plan and the public keys, each with its length in front."""
-    digest = hashlib.sha256(b"rhe_parties public material 1")
-    for part in (plan.identity(), public_key, evaluation_keys):
+    return framed_sha256(b"rhe_parties public material 1", (plan.identity(), public_key, evaluation_keys)).hex()
+
+
+def framed_sha256(purpose: bytes, parts: Iterable[bytes]) -> bytes:
+    """SHA-256 over a purpose and parts, each part with its length in front, so that no two lists collide by joining."""
+    digest = hashlib.sha256(purpose)
+    for part in parts:
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
-    return digest.hexdigest()
+    return digest.digest()
 
 
 def public_material(plan: HeadPlan, public_key: bytes, evaluation_keys: bytes = b"") -> PublicMaterial:

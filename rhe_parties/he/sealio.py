@@ -4,9 +4,7 @@
 name (or, where the system has none, a file in a private temporary folder). Secret keys never pass through
 here.
 
-A saved object is a header of 16 bytes (magic 0xA15E, sizes, version, compression) and a body. A frame of
-zstd can expand ten-thousandfold, so before SEAL sees it the frame must declare exactly the expected size
-and its blocks, which are counted without decompressing, must not be able to exceed it by far.
+Before SEAL decompresses anything its frame is checked by `seal_format`.
 
 Ciphertexts carry a checksum behind the object: one flipped bit can turn a ciphertext into a valid one of
 other logits. It detects damage only; whoever tampers on purpose computes it anew.
@@ -120,7 +118,11 @@ def plan_context(plan: HeadPlan) -> Any:
 @lru_cache(maxsize=64)
 def parms_id(plan: HeadPlan) -> bytes:
     """SEAL's mark of the parameters in every ciphertext of the plan, 32 bytes."""
-    return struct.pack("<4Q", *plan_context(plan).first_parms_id())
+    return _mark(plan_context(plan))
+
+
+def _mark(context: Any) -> bytes:
+    return struct.pack("<4Q", *context.first_parms_id())
 
 
 @lru_cache(maxsize=32)
@@ -169,24 +171,21 @@ def without_checksum(data: bytes) -> bytes:
     return body
 
 
-def load_ciphertext(
-    context: Any, data: bytes, degree: int, primes: int, parms_id: list[int], transformed: bool = False
-) -> Any:
-    """A ciphertext of two polynomials over `primes` primes, at the level `parms_id`, from checksummed bytes.
+def load_ciphertext(context: Any, data: bytes, degree: int, primes: int, parms_id: list[int]) -> Any:
+    """A CKKS ciphertext of two polynomials over `primes` primes, at the level `parms_id`, from checksummed bytes.
 
-    BFV ciphertexts are in coefficient form, those of CKKS are `transformed`.
+    Those of BFV are read by `seal_format.read_ciphertext`.
 
     Raises:
-        SchemeError: (BAD_CIPHERTEXT) damaged, truncated or oversized bytes, other parameters, another
-        number of
-            polynomials, the other form, or a transparent ciphertext (one that anybody can read).
+        SchemeError: (BAD_CIPHERTEXT) damaged, truncated or oversized bytes, other parameters, another number of
+            polynomials, coefficient form, or a transparent ciphertext (one that anybody can read).
     """
     data = without_checksum(data)
     check_frame(data, CIPHERTEXT_OVERHEAD + 2 * primes * degree * 8, "ciphertext")
     value = sealapi.Ciphertext(context)
     load_object(context, value, data, "ciphertext")
-    form, level = bool(value.is_ntt_form()), list(value.parms_id())
-    if value.size() != 2 or form != transformed or level != list(parms_id):
+    transformed, level = bool(value.is_ntt_form()), list(value.parms_id())
+    if value.size() != 2 or not transformed or level != list(parms_id):
         text = "ciphertext has another size, form or level than planned"
         raise SchemeError(FailureCode.BAD_CIPHERTEXT, text)
     if value.is_transparent():
@@ -201,7 +200,7 @@ def make_ciphertext(context: Any, residues: npt.NDArray[np.uint64]) -> Any:
         SchemeError: (BAD_CIPHERTEXT) residues that are not below the prime.
     """
     value = sealapi.Ciphertext(context)
-    data = write_ciphertext(residues, struct.pack("<4Q", *context.first_parms_id()), _version())
+    data = write_ciphertext(residues, _mark(context), _version())
     load_object(context, value, data, "ciphertext")
     return value
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-from collections.abc import Iterable
 
+from rhe_parties.he.scheme import framed_sha256
 from rhe_parties.messages.payloads import ClassifyResponse, EncryptedHead, PlainHead
 
 __all__ = ["head_fingerprint", "response_digest", "sealed"]
@@ -17,7 +16,7 @@ def head_fingerprint(payload: PlainHead | EncryptedHead) -> str:
         parts = [payload.backbone_fingerprint.encode(), payload.weight.tobytes(), payload.bias.tobytes()]
     else:
         parts = [payload.backbone_fingerprint.encode(), payload.key_fingerprint.encode(), *payload.ciphertexts]
-    return _digest(b"", parts).hex()
+    return framed_sha256(b"", parts).hex()
 
 
 def response_digest(response: ClassifyResponse) -> bytes:
@@ -29,17 +28,9 @@ def response_digest(response: ClassifyResponse) -> bytes:
     for part in response.parts:
         pieces += [part.request_id.encode(), b"%d %d" % (part.batch, part.saturated)]
     pieces += [repr(response.plain_logits.shape).encode(), response.plain_logits.astype("<f4").tobytes()]
-    return _digest(b"rhe_parties response 1", [*pieces, *response.ciphertexts])
+    return framed_sha256(b"rhe_parties response 1", [*pieces, *response.ciphertexts])
 
 
 def sealed(response: ClassifyResponse) -> ClassifyResponse:
     """The same response with its digest."""
     return dataclasses.replace(response, digest=response_digest(response))
-
-
-def _digest(purpose: bytes, pieces: Iterable[bytes]) -> bytes:
-    digest = hashlib.sha256(purpose)
-    for piece in pieces:
-        digest.update(len(piece).to_bytes(8, "little"))
-        digest.update(piece)
-    return digest.digest()

@@ -8,7 +8,7 @@ features), so it may run on the N×K numbers A and one Gram matrix X·Xᵀ; the 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,15 @@ from rhe_parties.errors import DataError, NumericError, ParameterError
 from rhe_parties.rng import torch_stream
 from rhe_parties.types import FloatArray, IntArray
 
-__all__ = ["LinearHead", "Recipe", "check_training_sets", "initial_weights", "train_head", "train_heads"]
+__all__ = [
+    "LinearHead",
+    "Recipe",
+    "check_training_sets",
+    "initial_weights",
+    "train_head",
+    "train_heads",
+    "weights_digest",
+]
 
 _CHUNK_BYTES = 16 << 20  # of float64 work space, to stay near the caches; heads are independent
 
@@ -94,11 +102,7 @@ class LinearHead:
     @property
     def fingerprint(self) -> str:
         """SHA-256 (hex) over shapes and little-endian bytes of weight and bias."""
-        digest = hashlib.sha256()
-        for array in (self.weight, self.bias):
-            digest.update(np.asarray(array.shape, dtype="<i8").tobytes())
-            digest.update(array.astype("<f4").tobytes())
-        return digest.hexdigest()
+        return weights_digest(b"", (self.weight, self.bias))
 
     def logits(self, features: FloatArray) -> FloatArray:
         """Float32 logits [B, K] of features [B, D], added up in float64.
@@ -110,6 +114,15 @@ class LinearHead:
             raise NumericError(f"head of {self.features} features got features of shape {features.shape}")
         exact = features.astype(np.float64) @ self.weight.astype(np.float64).T + self.bias
         return exact.astype(np.float32)
+
+
+def weights_digest(purpose: bytes, arrays: Iterable[FloatArray]) -> str:
+    """SHA-256 (hex) over a purpose, and shapes and little-endian bytes of float32 arrays."""
+    digest = hashlib.sha256(purpose)
+    for array in arrays:
+        digest.update(np.asarray(array.shape, dtype="<i8").tobytes())
+        digest.update(array.astype("<f4").tobytes())
+    return digest.hexdigest()
 
 
 def initial_weights(seeds: Sequence[int], classes: int, features: int, init_std: float) -> FloatArray:

@@ -18,7 +18,6 @@ straight side in the same way (a bias of 1). Further:
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -29,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rhe_parties.errors import NumericError, ParameterError, unknown_name
-from rhe_parties.model.head import check_training_sets
+from rhe_parties.model.head import check_training_sets, weights_digest
 from rhe_parties.rng import torch_stream
 from rhe_parties.threads import limited_threads
 from rhe_parties.types import AnyArray, FloatArray, IntArray
@@ -138,11 +137,7 @@ class DeepHead:
     @property
     def fingerprint(self) -> str:
         """SHA-256 (hex) over the activation, and shapes and little-endian bytes of all weights and biases."""
-        digest = hashlib.sha256(self.activation.encode())
-        for array in (array for layer in self.layers for array in layer):
-            digest.update(np.asarray(array.shape, dtype="<i8").tobytes())
-            digest.update(array.astype("<f4").tobytes())
-        return digest.hexdigest()
+        return weights_digest(self.activation.encode(), (array for layer in self.layers for array in layer))
 
     def logits(self, features: FloatArray) -> FloatArray:
         """Float32 logits [B, K] of features [B, D], computed in float64.

@@ -16,6 +16,7 @@ import numpy as np
 from rhe_parties.errors import ProtocolError
 from rhe_parties.he.plan import HeadPlan
 from rhe_parties.he.sealio import CHECKSUM_BYTES, with_checksum
+from rhe_parties.he.varint import varint
 from rhe_parties.messages import Envelope, decode, encode
 from rhe_parties.messages.fingerprints import sealed
 from rhe_parties.messages.payloads import ClassifyResponse
@@ -136,7 +137,7 @@ class Mutator:
             numbers = [i for i, field in enumerate(fields) if field.kind != 2] or [self._below(len(fields))]
             at = numbers[self._below(len(numbers))]
             field = fields[at]
-            number = _varint(_VARINTS[self._below(len(_VARINTS))])
+            number = varint(_VARINTS[self._below(len(_VARINTS))])
             fields[at] = dataclasses.replace(field, value=self._bytes(len(field.value)) if field.kind else number)
             return fields
 
@@ -318,20 +319,11 @@ def _read_varint(data: bytes, at: int) -> tuple[int, int]:
     return 0, -(1 << 40)
 
 
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
 def _joined(fields: list[_Field]) -> bytes:
     pieces = []
     for field in fields:
-        pieces.append(_varint(field.number << 3 | field.kind))
-        pieces.append(_varint(len(field.value)) + field.value if field.kind == 2 else field.value)
+        pieces.append(varint(field.number << 3 | field.kind))
+        pieces.append(varint(len(field.value)) + field.value if field.kind == 2 else field.value)
     return b"".join(pieces)
 
 
