@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from enum import IntEnum
 
 __all__ = [
+    "BudgetError",
     "DataError",
     "FailureCode",
     "MessageError",
@@ -43,6 +44,7 @@ class FailureCode(IntEnum):
     BAD_VALUE = 11
     REPLAY = 12
     REFUSED = 13
+    BUDGET = 14
 
 
 class RheError(Exception):
@@ -93,6 +95,16 @@ class NumericError(ProtocolError):
 
     def __reduce__(self) -> tuple[type[NumericError], tuple[str, FailureCode]]:  # type: ignore[override]
         return (type(self), (self.text, self.code))
+
+
+class BudgetError(ProtocolError):
+    """The key holder decides no more images for this client and head."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(FailureCode.BUDGET, text)
+
+    def __reduce__(self) -> tuple[type[BudgetError], tuple[str]]:  # type: ignore[override]
+        return (type(self), (self.text,))
 
 
 class TransportError(RheError):

@@ -150,6 +150,14 @@ def test_features_must_differ() -> None:
         train_heads(features, labels, 10, RECIPE, [0, 1, 2])
 
 
+def test_a_class_may_be_absent() -> None:
+    features, labels = _problem(1, 1, 16)
+    labels = np.where(labels == 3, 4, labels)
+    _, bias = train_heads(features, labels, 10, RECIPE, [0])
+    # Nothing ever pulls an absent class up.
+    assert bias[0, 3] == bias[0].min() < 0
+
+
 def test_labels_are_checked() -> None:
     features, labels = _problem(2, 1, 16)
     wrong = labels.copy()
@@ -159,8 +167,8 @@ def test_labels_are_checked() -> None:
     wrong[1, 3] = -1
     with pytest.raises(DataError, match="label -1 is out of range"):
         train_heads(features, wrong, 10, RECIPE, [0, 1])
-    wrong[1, 3] = 4
-    with pytest.raises(DataError, match="class 3 has no image among the 10 of head 1"):
+    wrong[1] = 7
+    with pytest.raises(DataError, match="all 10 images of head 1 are of class 7: at least 2 classes"):
         train_heads(features, wrong, 10, RECIPE, [0, 1])
     with pytest.raises(DataError, match="zero images"):
         train_heads(features[:, :0], labels[:, :0], 10, RECIPE, [0, 1])

@@ -17,12 +17,13 @@ from rhe_parties.he.scheme import PublicMaterial
 from rhe_parties.messages import PAYLOADS, PROTOCOL_VERSION, Envelope, decode, encode
 from rhe_parties.messages import envelope as envelope_module
 from rhe_parties.messages import payloads as p
+from rhe_parties.messages.checks import empty
 from rhe_parties.messages.fingerprints import sealed
 from rhe_parties.messages.tensors import tensor_from_proto, tensor_to_proto
 from rhe_parties.proto import envelope_pb2, tensor_pb2
 
 _FLOATS = np.linspace(-1, 1, 12, dtype=np.float32)
-_NONE = p.empty(np.float32)
+_NONE = empty(np.float32)
 
 SAMPLES = [
     p.Failure("model-host", 7, "head 'x' is not installed"),
@@ -45,11 +46,17 @@ SAMPLES = [
         )
     ),
     p.Decision("r1", "victim-0001", np.array([3, 4], dtype=np.int64), 0, _FLOATS.reshape(2, 6)),
-    p.AttackRequest("rhe", "prior-only", "", "as-is", ("a",), ("1",), 5, (b"x", b"y"), ("v",)),
-    p.ClaimReport(
-        "prior-only", "as-is", "claim", (), "", ("v",), _FLOATS.reshape(1, 1, 1, 3, 4), _NONE, _NONE, _NONE, _NONE,
-        ("note",), ("text",),
+    p.AttackRequest(
+        "rhe", "prior-only", "", "as-is", ("a",), ("1",), 5, (b"x", b"y"), ("v",),
+        p.Challenge(target_labels=np.array([3], dtype=np.int64), initial_weights=_FLOATS.reshape(1, 3, 4)),
     ),
+    p.ClaimReport(
+        "prior-only", "as-is", "claim", (), "", ("v",), ("images", "null.scores"),
+        (_FLOATS.reshape(1, 1, 1, 3, 4), _FLOATS.reshape(1, 12)), np.array([7], dtype=np.int64), ("note",), ("text",),
+    ),
+    p.AdmitClient("adversary", 60_000),
+    p.ClientAdmitted("adversary", 0, "rounded:2"),
+    p.Elided("ask_decisions", 1234, b"digest"),
     p.RotateKey(),
     p.KeyRotated("ab" * 32, "cd" * 32, 3),
     p.HeadsRenewed(("victim-0000", "victim-0001")),
@@ -65,7 +72,25 @@ def _equal(a: object, b: object) -> bool:
         return a.dtype == b.dtype and a.shape == b.shape and bool((a == b).all())
     if dataclasses.is_dataclass(a) and type(a) is type(b):
         return all(_equal(getattr(a, f.name), getattr(b, f.name)) for f in dataclasses.fields(a))
+    if isinstance(a, tuple) and isinstance(b, tuple):
+        return len(a) == len(b) and all(map(_equal, a, b))
     return a == b
+
+
+def test_claims_hold_known_arrays_of_the_right_rank() -> None:
+    def report(name: str, array: np.ndarray) -> p.ClaimReport:
+        return p.ClaimReport("x", "as-is", "claim", head_ids=("v",), array_names=(name,), arrays=(array,))
+
+    with pytest.raises(MessageError, match="no array 'secrets'"):
+        report("secrets", _FLOATS)
+    with pytest.raises(NumericError, match="2 dimensions; expected float32 with 5"):
+        report("null.images", _FLOATS.reshape(3, 4))
+    with pytest.raises(NumericError, match="NaN"):
+        report("scores", np.full((1, 2), np.nan, np.float32))
+    with pytest.raises(NumericError, match="for 3 heads, 1 are named"):
+        report("scores", _FLOATS.reshape(3, 4))
+    with pytest.raises(MessageError, match="0 names for 1"):
+        p.ClaimReport("x", "as-is", "claim", arrays=(_FLOATS,))
 
 
 def test_there_is_a_sample_of_every_payload() -> None:

@@ -20,11 +20,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 from rhe_parties.errors import ParameterError, unknown_name
+from rhe_parties.messages.adversarial import Challenge
 from rhe_parties.model.backbone import Backbone
 from rhe_parties.model.head import Recipe
 from rhe_parties.registry import Registry
@@ -36,13 +37,17 @@ __all__ = [
     "ADVERSARIES",
     "AS_IS",
     "CIPHERTEXT",
+    "Answers",
     "AttackContext",
     "Blocked",
+    "Challenge",
     "Claim",
+    "Oracle",
     "Pool",
     "PriorKnowledge",
     "SerialPool",
     "Strategy",
+    "challenge_holds",
     "parse_options",
 ]
 
@@ -81,6 +86,10 @@ class Pool(Protocol):
         """`[function(piece) for piece in pieces]`, possibly in several processes."""
         ...
 
+    def stream(self, function: Callable[[A], R], pieces: Iterable[A]) -> Iterator[R]:
+        """As `map`, but one result after the other, so that a few at a time are held in memory."""
+        ...
+
 
 class SerialPool:
     """One piece after the other in this process."""
@@ -89,6 +98,45 @@ class SerialPool:
         """See `Pool.map`; on one thread, as every pool does, so that sums do not depend on the pool."""
         with limited_threads(1):
             return [function(piece) for piece in pieces]
+
+    def stream(self, function: Callable[[A], R], pieces: Iterable[A]) -> Iterator[R]:
+        """See `Pool.stream`."""
+        for piece in pieces:
+            with limited_threads(1):
+                result = function(piece)
+            yield result
+
+
+class Answers(NamedTuple):
+    """What the key holder says of B images: classes int64 [B], and logits float32 [B, K] where they are released."""
+
+    classes: IntArray
+    logits: FloatArray
+
+
+class Oracle(Protocol):
+    """The key holder's answers to images of the adversary's own choice; it counts, and it enforces the budget.
+
+    Attributes:
+        budget: images per head; 0 is no limit.
+        release: what comes back: `classes`, `rounded:DIGITS` or `logits`.
+    """
+
+    budget: int
+    release: str
+
+    def ask(self, head_id: str, images: UInt8Array) -> Answers:
+        """Decisions of a head on images uint8 [B, C, H, W], B at least 1; long ones travel in several requests.
+
+        Raises:
+            BudgetError: the budget does not cover all of them; none of them is decided.
+            ProtocolError: the key holder or the host refused for another reason.
+        """
+        ...
+
+    def used(self, head_id: str) -> int:
+        """Images decided for this head so far, as the key holder counts."""
+        ...
 
 
 @dataclass
@@ -100,6 +148,8 @@ class AttackContext:
         victims: ids of the heads to make a claim about, in order; that they exist is no secret.
         pool: for work that falls into independent pieces; cut it the same way whatever the pool's size.
         progress: call with (fraction of the work done in [0, 1], what is being done).
+        oracle: answers to images of the strategy's own choice; None unless the key holder admitted it as a client.
+        challenge: what the task hands over beside the view.
         memory: survives from one world to the next at the same seat: keep what depends on prior knowledge alone.
     """
 
@@ -108,6 +158,8 @@ class AttackContext:
     pool: Pool = field(default_factory=SerialPool)
     progress: Callable[[float, str], None] = lambda _fraction, _text: None
     memory: dict[str, Any] = field(default_factory=dict)
+    oracle: Oracle | None = None
+    challenge: Challenge = field(default_factory=Challenge)
 
 
 @dataclass(frozen=True)
@@ -120,6 +172,10 @@ class Claim:
         features: [V, N, D], their claimed backbone features.
         whitener: [D, D]; the adversary's own distance between features a and b is |whitener (a - b)|.
         weights, biases: [V, K, D] and [V, K], the claimed heads.
+        scores: [V, M], how much rather each candidate of the challenge was in its head's training set than not.
+        property_scores: [V, P], how much rather a training set has each of the challenge's property values.
+        inputs: [V, B, C, H, W] in [-1, 1], claims about the images that each head decided on, in that order.
+        null: what the same strategy made of an input that holds nothing, such as random heads or random bytes.
         notes: short facts for the report (name to text), such as a regressor's measured skill.
     """
 
@@ -129,6 +185,10 @@ class Claim:
     whitener: FloatArray | None = None
     weights: FloatArray | None = None
     biases: FloatArray | None = None
+    scores: FloatArray | None = None
+    property_scores: FloatArray | None = None
+    inputs: FloatArray | None = None
+    null: Claim | None = None
     notes: dict[str, str] = field(default_factory=dict)
 
 
@@ -137,6 +197,17 @@ class Blocked:
     """The strategy could not start: the view lacks `missing`."""
 
     missing: tuple[str, ...]
+
+
+def challenge_holds(challenge: Challenge) -> frozenset[Observation]:
+    """What a challenge adds to a view, in the words in which strategies state their needs."""
+    held = {
+        Observation.CANDIDATES: challenge.candidates is not None and challenge.candidate_labels is not None,
+        Observation.KNOWN_IMAGES: challenge.known_images is not None and challenge.target_labels is not None,
+        Observation.INITIAL_WEIGHTS: challenge.initial_weights is not None,
+        Observation.PROPERTY: challenge.property_values is not None,
+    }
+    return frozenset(what for what, there in held.items() if there)
 
 
 class Strategy(ABC):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from rhe_parties.attacks.base import AttackContext, Claim, PriorKnowledge, Strategy
+from rhe_parties.attacks.white_box import known_victims
 from rhe_parties.threat.view import AdversaryView, Observation
 
 __all__ = ["HeadReadout"]
@@ -23,10 +24,11 @@ class HeadReadout(Strategy):
 
     def attack(self, view: AdversaryView, prior: PriorKnowledge, context: AttackContext) -> Claim:
         """See `Strategy.attack`; needs no prior knowledge."""
-        del prior, context
+        del prior
         heads = view.plain_heads()
+        ids = known_victims(context.victims, heads)
         return Claim(
-            head_ids=tuple(heads),
-            weights=np.stack([head.weight for head in heads.values()]),
-            biases=np.stack([head.bias for head in heads.values()]),
+            head_ids=ids,
+            weights=np.stack([heads[name].weight for name in ids]),
+            biases=np.stack([heads[name].bias for name in ids]),
         )

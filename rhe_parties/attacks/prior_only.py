@@ -4,40 +4,64 @@ from __future__ import annotations
 
 import numpy as np
 
-from rhe_parties.attacks.base import AttackContext, Claim, PriorKnowledge, Strategy
+from rhe_parties.attacks.base import AttackContext, Challenge, Claim, PriorKnowledge, Strategy
 from rhe_parties.data.datasets import to_unit
 from rhe_parties.threat.view import AdversaryView
-from rhe_parties.types import AnyArray
+from rhe_parties.types import AnyArray, FloatArray
 
 __all__ = ["PriorOnly"]
 
 
 class PriorOnly(Strategy):
-    """Claims the class average of its auxiliary images for every training image of the class.
+    """Claims what its auxiliary images alone suggest, whatever the task.
 
-    Uses no observation. Expected: identification at chance in every world; any attack that does not beat it has
-    learned nothing from its view.
+    Training images: the class average. Membership: how typical a candidate is of its class. A property: the first of
+    its values. Uses no observation. Expected: chance in every world; any attack that does not beat it has learned
+    nothing from its view.
     """
 
     name = "prior-only"
-    summary = "no view at all: claims the class average of its own auxiliary images"
+    summary = "no view at all: claims what its own auxiliary images suggest, the class average above all"
     source = "baseline"
     needs = frozenset()
 
     def attack(self, view: AdversaryView, prior: PriorKnowledge, context: AttackContext) -> Claim:
         """See `Strategy.attack`; the view is not looked at."""
         del view
-        heads = context.victims
-        images = to_unit(prior.auxiliary_images)
-        return Claim(
-            head_ids=heads,
-            images=_repeat(images, prior, len(heads)),
-            features=_repeat(prior.auxiliary_features, prior, len(heads)),
-        )
+        heads, challenge = context.victims, context.challenge
+        if challenge.property_values is not None:
+            flat = np.zeros((len(heads), len(challenge.property_values)), np.float32)
+            return Claim(heads, property_scores=flat)
+        if (prior.auxiliary_labels < 0).any():  # a mixture without labels has no class averages
+            return Claim(heads)
+        if challenge.candidates is not None and challenge.candidate_labels is not None:
+            return Claim(heads, scores=_typicality(challenge, prior))
+        images = _class_means(to_unit(prior.auxiliary_images), prior)
+        features = _class_means(prior.auxiliary_features, prior)
+        if challenge.target_labels is not None:
+            labels = challenge.target_labels[:, None]
+            return Claim(heads, images=images[labels], features=features[labels])
+        return Claim(heads, images=_repeat(images, prior, len(heads)), features=_repeat(features, prior, len(heads)))
 
 
-def _repeat(values: AnyArray, prior: PriorKnowledge, heads: int) -> AnyArray:
+def _typicality(challenge: Challenge, prior: PriorKnowledge) -> FloatArray:
+    """Minus the squared distance [V, M] of each candidate's features to its class's mean."""
+    if challenge.candidates is None or challenge.candidate_labels is None:
+        raise LookupError("no candidates to judge")
+    heads, count = challenge.candidates.shape[:2]
+    features = prior.backbone.extract(challenge.candidates.reshape(-1, *challenge.candidates.shape[2:]))
+    means = _class_means(prior.auxiliary_features, prior)[challenge.candidate_labels.reshape(-1)]
+    scores: FloatArray = -np.square(features - means).sum(axis=1).reshape(heads, count)
+    return scores
+
+
+def _class_means(values: AnyArray, prior: PriorKnowledge) -> FloatArray:
+    """[K, …], float32."""
+    means = [values[prior.auxiliary_labels == k].mean(axis=0) for k in range(prior.classes)]
+    return np.stack(means).astype(np.float32)
+
+
+def _repeat(means: FloatArray, prior: PriorKnowledge, heads: int) -> FloatArray:
     """Class means [K, …], each S times, the same for every head: [V, N, …]."""
-    means = np.stack([values[prior.auxiliary_labels == k].mean(axis=0) for k in range(prior.classes)])
     block = np.repeat(means, prior.images_per_class, axis=0)
     return np.broadcast_to(block, (heads, *block.shape)).astype(np.float32)

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from rhe_parties.cli.attacking import attack_command
 from rhe_parties.cli.bench_head import head_command
 from rhe_parties.cli.benching import bench
 from rhe_parties.cli.fuzzing import fuzz_command
@@ -28,6 +29,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command("attack")(attack_command)
 app.command("fuzz")(fuzz_command)
 app.command("list")(list_command)
 bench.command("head")(head_command)

@@ -16,7 +16,7 @@ from rhe_parties.report.table import FULL_WIDTH, render_table
 from rhe_parties.runner.parameters import parse_assignments, read_parameter_file
 from rhe_parties.runner.scenario import default_folder, load_scenario
 
-__all__ = ["run_scenario", "show_report"]
+__all__ = ["fail_on_errors", "run_scenario", "show_record", "show_report"]
 
 
 def run_scenario(
@@ -38,7 +38,12 @@ def run_scenario(
         record = scenario.run(out=folder, command=_command(file, given), **given)
     except KeyboardInterrupt:
         raise RheError(f"interrupted; what was done until then is in {str(folder)!r}") from None
-    _show(record, folder, as_json)
+    show_record(record, folder, as_json)
+    fail_on_errors(record)
+
+
+def fail_on_errors(record: Record) -> None:
+    """Exit with 1 where a strategy failed although the run went through."""
     failed = [cell for world in record.worlds for cell in world.attacks if cell.outcome == "error"]
     if failed:
         names = ", ".join(sorted({cell.adversary for cell in failed}))
@@ -55,7 +60,8 @@ def _command(file: Path, given: dict[str, Any]) -> str:
     return shlex.join(parts)
 
 
-def _show(record: Record, folder: Path, as_json: bool) -> None:
+def show_record(record: Record, folder: Path, as_json: bool) -> None:
+    """The table of a record, or with `as_json` the record itself."""
     if as_json:
         typer.echo(record.model_dump_json(indent=1))
         return
@@ -77,4 +83,4 @@ def show_report(folder: Path, as_json: bool) -> None:
         (place / "report.html").write_text(render_html(record), encoding="utf-8")
     except OSError as error:
         raise DataError(f"cannot write {str(place / 'report.html')!r}: {error.strerror}") from error
-    _show(record, place, as_json)
+    show_record(record, place, as_json)

@@ -10,20 +10,25 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from rhe_parties.errors import FailureCode, MessageError, NumericError
 from rhe_parties.he.scheme import PublicMaterial
-from rhe_parties.types import AnyArray, FloatArray, IntArray, UInt8Array
+from rhe_parties.messages.adversarial import AdmitClient, AttackRequest, Challenge, ClaimReport, ClientAdmitted
+from rhe_parties.messages.checks import check_images, check_name, check_tensor, empty
+from rhe_parties.types import FloatArray, IntArray, UInt8Array
 
 __all__ = [
     "PAYLOADS",
+    "AdmitClient",
     "AskDecisions",
     "AttackRequest",
+    "Challenge",
     "ClaimReport",
     "ClassifyRequest",
     "ClassifyResponse",
+    "ClientAdmitted",
     "Decision",
+    "Elided",
     "EncryptedHead",
     "Failure",
     "HeadInstalled",
@@ -40,45 +45,8 @@ __all__ = [
     "ResponsePart",
     "RotateKey",
     "TrainHead",
-    "empty",
     "payload_kind",
 ]
-
-MAX_NAME_LENGTH = 256
-
-
-def empty(dtype: npt.DTypeLike) -> AnyArray:
-    """The array that stands for "not there" in an optional tensor field."""
-    return np.empty((0,), dtype=dtype)
-
-
-def check_tensor(array: AnyArray, what: str, dtype: npt.DTypeLike, dimensions: int, finite: bool = True) -> None:
-    """Refuse a tensor of another type or rank, or one with NaN or infinite values.
-
-    Raises:
-        NumericError: with code BAD_TENSOR (type, rank) or BAD_VALUE (not finite).
-    """
-    if array.dtype != np.dtype(dtype) or array.ndim != dimensions:
-        raise NumericError(
-            f"{what} is {array.dtype} with {array.ndim} dimensions; expected {np.dtype(dtype)} with {dimensions}",
-            FailureCode.BAD_TENSOR,
-        )
-    if finite and array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise NumericError(f"{what} holds NaN or infinite values")
-
-
-def _check_name(value: str, what: str) -> None:
-    if not value or len(value) > MAX_NAME_LENGTH or not value.isprintable():
-        raise MessageError(
-            FailureCode.MALFORMED,
-            f"{what} must be 1 to {MAX_NAME_LENGTH} printable characters, not {value[:32]!r}",
-        )
-
-
-def _check_images(images: UInt8Array) -> None:
-    check_tensor(images, "images", np.uint8, 4)
-    if images.shape[0] == 0:
-        raise NumericError("zero images given; at least one is needed", FailureCode.BAD_TENSOR)
 
 
 @dataclass(frozen=True)
@@ -142,7 +110,7 @@ class TrainHead:
     set_index: int
 
     def __post_init__(self) -> None:
-        _check_name(self.head_id, "head_id")
+        check_name(self.head_id, "head_id")
 
 
 @dataclass(frozen=True)
@@ -155,7 +123,7 @@ class PlainHead:
     backbone_fingerprint: str
 
     def __post_init__(self) -> None:
-        _check_name(self.head_id, "head_id")
+        check_name(self.head_id, "head_id")
         check_tensor(self.weight, "head weight", np.float32, 2)
         check_tensor(self.bias, "head bias", np.float32, 1)
         if self.weight.shape[0] != self.bias.shape[0] or 0 in self.weight.shape:
@@ -175,7 +143,7 @@ class EncryptedHead:
     ciphertexts: tuple[bytes, ...]
 
     def __post_init__(self) -> None:
-        _check_name(self.head_id, "head_id")
+        check_name(self.head_id, "head_id")
         if not self.ciphertexts:
             raise MessageError(FailureCode.BAD_CIPHERTEXT, f"encrypted head {self.head_id!r} holds no ciphertext")
 
@@ -200,7 +168,7 @@ class HeadNotice:
     key_fingerprint: str = ""
 
     def __post_init__(self) -> None:
-        _check_name(self.head_id, "head_id")
+        check_name(self.head_id, "head_id")
         if self.classes < 1:
             raise NumericError(f"a head needs at least one class, got {self.classes}")
         if not np.isfinite(self.weight_scale) or self.weight_scale < 0:
@@ -225,8 +193,8 @@ class AskDecisions:
     images: UInt8Array
 
     def __post_init__(self) -> None:
-        _check_name(self.request_id, "request_id")
-        _check_images(self.images)
+        check_name(self.request_id, "request_id")
+        check_images(self.images)
 
 
 @dataclass(frozen=True)
@@ -238,8 +206,8 @@ class ClassifyRequest:
     images: UInt8Array
 
     def __post_init__(self) -> None:
-        _check_name(self.request_id, "request_id")
-        _check_images(self.images)
+        check_name(self.request_id, "request_id")
+        check_images(self.images)
 
 
 @dataclass(frozen=True)
@@ -285,7 +253,8 @@ class ClassifyResponse:
 class Decision:
     """Classes int64 [B]; `saturated` counts inputs whose features were scaled down to the public norm.
 
-    `logits` float32 [B, K] is empty unless the key holder's release policy lets them out.
+    `logits` float32 [B, K] is empty unless the key holder's release policy lets them out. `used` counts the images
+    that were decided for this asker and head so far.
     """
 
     request_id: str
@@ -293,6 +262,7 @@ class Decision:
     classes: IntArray
     saturated: int
     logits: FloatArray = field(default_factory=lambda: empty(np.float32))
+    used: int = 0
 
     def __post_init__(self) -> None:
         check_tensor(self.classes, "classes", np.int64, 1)
@@ -306,56 +276,15 @@ class Decision:
 
 
 @dataclass(frozen=True)
-class AttackRequest:
-    """Run `adversary` on `view`: envelopes exactly as they crossed a border that the threat model exposes.
+class Elided:
+    """Stands in a transcript for an envelope whose body was not kept: its kind, its size in bytes and its SHA-256.
 
-    `head_ids` are the victim heads to make a claim about; that they exist is no secret.
+    What an adversary asks as a client is images of its own choice, tens of thousands for one head.
     """
 
-    world: str
-    adversary: str
-    source: str
-    variant: str
-    option_names: tuple[str, ...]
-    option_values: tuple[str, ...]
-    seed: int
-    view: tuple[bytes, ...]
-    head_ids: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class ClaimReport:
-    """What a strategy made of its view; empty arrays stand for what it does not claim.
-
-    `images` float32 [V, N, C, H, W] in [-1, 1], `features` float32 [V, N, D], `whitener` float32 [D, D],
-    `weights` float32 [V, K, D], `biases` float32 [V, K].
-    """
-
-    adversary: str
-    variant: str
-    outcome: str
-    missing: tuple[str, ...]
-    error: str
-    head_ids: tuple[str, ...]
-    images: FloatArray
-    features: FloatArray
-    whitener: FloatArray
-    weights: FloatArray
-    biases: FloatArray
-    note_names: tuple[str, ...]
-    note_values: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        expected = {"images": 5, "features": 3, "whitener": 2, "weights": 3, "biases": 2}
-        for name, dimensions in expected.items():
-            array: FloatArray = getattr(self, name)
-            if array.size:
-                check_tensor(array, f"claimed {name}", np.float32, dimensions)
-                if name != "whitener" and array.shape[0] != len(self.head_ids):
-                    raise NumericError(
-                        f"claimed {name} are for {array.shape[0]} heads, {len(self.head_ids)} are named",
-                        FailureCode.BAD_TENSOR,
-                    )
+    kind: str
+    size: int
+    sha256: bytes
 
 
 Payload: TypeAlias = (
@@ -379,6 +308,9 @@ Payload: TypeAlias = (
     | RotateKey
     | KeyRotated
     | HeadsRenewed
+    | AdmitClient
+    | ClientAdmitted
+    | Elided
 )
 
 # Field of `Envelope.payload` in protos/ -> class; the inverse is `payload_kind`.
@@ -403,6 +335,9 @@ PAYLOADS: dict[str, type[Payload]] = {
     "rotate_key": RotateKey,
     "key_rotated": KeyRotated,
     "heads_renewed": HeadsRenewed,
+    "admit_client": AdmitClient,
+    "client_admitted": ClientAdmitted,
+    "elided": Elided,
 }
 _KINDS = {cls: kind for kind, cls in PAYLOADS.items()}
 

@@ -46,6 +46,8 @@ def value_to_proto(value: Any, message: Any) -> None:
         elif dataclasses.is_dataclass(item):
             value_to_proto(item, getattr(message, field.name))
             getattr(message, field.name).SetInParent()
+        elif isinstance(item, tuple) and item and isinstance(item[0], np.ndarray):
+            getattr(message, field.name).extend(tensor_to_proto(part) for part in item)
         elif isinstance(item, tuple) and item and dataclasses.is_dataclass(item[0]):
             for part in item:
                 value_to_proto(part, getattr(message, field.name).add())
@@ -91,6 +93,9 @@ def _field(message: Any, name: str, hint: Any) -> Any:
         return tensor_from_proto(getattr(message, name), f"{message.DESCRIPTOR.name}.{name}")
     if typing.get_origin(hint) is tuple:
         inner = typing.get_args(hint)[0]
+        if _is_array(inner):
+            what = f"{message.DESCRIPTOR.name}.{name}"
+            return tuple(tensor_from_proto(part, what) for part in getattr(message, name))
         if dataclasses.is_dataclass(inner):
             return tuple(value_from_proto(part, cast(type[Any], inner)) for part in getattr(message, name))
         return tuple(getattr(message, name))

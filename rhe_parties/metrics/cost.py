@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from rhe_parties.messages.payloads import Elided
 from rhe_parties.threat.transcript import TranscriptEntry
 
 __all__ = ["MessageCost", "message_costs"]
@@ -27,8 +28,10 @@ def message_costs(entries: Iterable[TranscriptEntry]) -> list[MessageCost]:
     totals: dict[tuple[str, str, str], list[float]] = {}
     for entry in entries:
         envelope = entry.envelope
-        total = totals.setdefault((envelope.kind, envelope.sender, envelope.recipient), [0, 0, 0.0])
+        payload = envelope.payload
+        kind, size = (payload.kind, payload.size) if isinstance(payload, Elided) else (envelope.kind, len(entry.data))
+        total = totals.setdefault((kind, envelope.sender, envelope.recipient), [0, 0, 0.0])
         total[0] += 1
-        total[1] += len(entry.data)
+        total[1] += size
         total[2] += entry.handled_seconds
     return [MessageCost(*key, int(n), int(size), seconds) for key, (n, size, seconds) in totals.items()]

@@ -1,127 +1,212 @@
 """How close a claim about training images is to the truth.
 
-A claim's images and features are ordered by class with S per class, as the truth is. Every number has an interval and
-the value that chance, or knowing the class alone, would give.
+A claim's images and features are in the order of the truth's aims: `sets`, ordered by class with S per class, or
+`targets` of any class. Every number has an interval and the value that chance, or knowing the class alone, would give.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from rhe_parties.metrics.intervals import bootstrap_means, cluster_interval, rate_interval
+from rhe_parties.metrics.intervals import bootstrap_means, rate_interval
+from rhe_parties.metrics.separation import MIN_NEGATIVES_TIMES_FPR, Separation, rate_at_fpr
+from rhe_parties.metrics.similarity import psnr_of, ssim
+from rhe_parties.metrics.truth import GroundTruth, Measured, measured, squared_distances
 from rhe_parties.types import AnyArray, FloatArray, IntArray
 
-__all__ = ["GroundTruth", "Measured", "identification", "mean_squared_error", "tpr_at_fpr"]
+__all__ = [
+    "MIN_NEGATIVES_TIMES_FPR",
+    "Errors",
+    "GroundTruth",
+    "Measured",
+    "backbone_distance",
+    "identification",
+    "mean_squared_error",
+    "pixel_errors",
+    "structural_similarity",
+    "tpr_at_fpr",
+]
 
-# Below 30 / α negatives the empirical α-quantile rests on too few points to be called a threshold.
-MIN_NEGATIVES_TIMES_FPR = 30
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A statistic: value, 95 % interval, trials, victim heads, and its value under chance (None: there is none)."""
-
-    statistic: str
-    value: float
-    low: float
-    high: float
-    n: int
-    chance: float | None
-    heads: int
-
-
-@dataclass(frozen=True)
-class GroundTruth:
-    """What the laboratory alone knows.
-
-    Attributes:
-        images: [n, C, H, W] in [-1, 1]: the private pool, which is also the set of candidates.
-        features: [n, D] of the pool.
-        labels: [n].
-        sets: [V, N] indices into the pool, ordered by class, S per class.
-        classes: K.
-    """
-
-    images: FloatArray
-    features: FloatArray
-    labels: IntArray
-    sets: IntArray
-    classes: int
-
-    @property
-    def images_per_class(self) -> int:
-        """S, training images per class and head."""
-        return int(self.sets.shape[1]) // self.classes
-
-
-def _distances(claimed: AnyArray, candidates: AnyArray) -> AnyArray:
-    """Squared Euclidean distances [a, b] between rows, in float64."""
-    a, b = claimed.astype(np.float64), candidates.astype(np.float64)
-    table: AnyArray = (a * a).sum(1)[:, None] - 2 * a @ b.T + (b * b).sum(1)[None, :]
-    return table
+#: Errors against other heads that one claim array is compared with in all; beyond it each head meets fewer others.
+MOST_NEGATIVES = 5_000_000
+_MOST_OTHERS = 500
+_BLOCK = 4_000_000
 
 
 def identification(
-    truth: GroundTruth, claimed: FloatArray, candidates: FloatArray, generator: np.random.Generator
+    truth: GroundTruth,
+    claimed: FloatArray,
+    candidates: FloatArray,
+    generator: np.random.Generator,
+    statistic: str = "identification_rate",
 ) -> Measured:
-    """Share of training images that are the nearest candidate of their class to one of the claims of that class.
+    """Share of target images that are the nearest candidate of their class to one of the head's claims of that class.
 
     The candidates are *all* private images of the class, so chance is about S / candidates. An image counts once,
     however many claims point at it.
 
     Args:
-        claimed: [V, N, F], in any space in which the candidates [n, F] are given too.
+        claimed: [V, T, F], in any space in which the candidates [n, F] are given too.
     """
-    s = truth.images_per_class
-    hits = np.zeros(truth.sets.shape, dtype=np.float64)
-    chances = []
-    for k in range(truth.classes):
+    aims = truth.aims
+    hits, chances = np.zeros(aims.shape), np.zeros(aims.shape)
+    labels = truth.labels[aims]
+    for k in np.unique(labels):
         pool = np.flatnonzero(truth.labels == k)
-        block = slice(k * s, (k + 1) * s)
-        flat = claimed[:, block].reshape(-1, claimed.shape[-1])
-        nearest = pool[np.argmin(_distances(flat, candidates[pool]), axis=1)].reshape(-1, s)
-        for v, found in enumerate(nearest):
-            hits[v, block] = np.isin(truth.sets[v, block], found)
-        chances.append(s / len(pool))
-    low, high = rate_interval(hits, generator)
-    return Measured("identification_rate", float(hits.mean()), low, high, hits.size, float(np.mean(chances)), len(hits))
+        heads, places = np.nonzero(labels == k)
+        step = max(1, _BLOCK // len(pool))
+        found = np.concatenate(
+            [
+                np.argmin(
+                    squared_distances(claimed[heads[i : i + step], places[i : i + step]], candidates[pool]), axis=1
+                )
+                for i in range(0, len(heads), step)
+            ]
+        )
+        # A head and a candidate as one number: which pairs some claim of that head points at.
+        pointed = np.unique(heads * len(truth.labels) + pool[found])
+        hits[heads, places] = np.isin(heads * len(truth.labels) + aims[heads, places], pointed)
+        own = np.bincount(heads, minlength=len(aims))
+        chances[heads, places] = own[heads] / len(pool)
+    interval = rate_interval(hits, generator)
+    return measured(statistic, float(hits.mean()), interval, hits.size, len(hits), float(chances.mean()))
 
 
-def _set_errors(truth: GroundTruth, claimed: FloatArray) -> tuple[AnyArray, AnyArray, AnyArray]:
-    """Pixel errors of each claim against its own head's images of the class, and against every other head's.
+@dataclass(frozen=True)
+class Errors:
+    """Errors of claims against images of the same class: of their own head, and of other heads.
 
-    Returns:
-        own [V, N], other [V, V, N] (claim of head v against the set of head u), and mask of u != v.
-        The error against a set is the smallest over its S images.
+    Attributes:
+        own: [V, T], the smallest over the head's targets of the claim's class, and `nearest` [V, T], which target.
+        labels: [V, T].
+        other: [M] against other heads; `other_labels`, `claimants` and `victims` [M] say whose claim it was and
+            whose images it met.
     """
-    s, heads = truth.images_per_class, len(truth.sets)
-    pixels = int(np.prod(claimed.shape[2:]))
-    errors = np.empty((heads, heads, truth.sets.shape[1]))
-    for k in range(truth.classes):
-        block = slice(k * s, (k + 1) * s)
-        real = truth.images[truth.sets[:, block].reshape(-1)].reshape(heads * s, -1)
-        flat = claimed[:, block].reshape(heads * s, -1)
-        table = _distances(flat, real).reshape(heads, s, heads, s).min(axis=3) / pixels
-        errors[:, :, block] = table.transpose(0, 2, 1)
-    own = errors[np.arange(heads), np.arange(heads)]
-    return own, errors, ~np.eye(heads, dtype=bool)
+
+    own: AnyArray
+    nearest: IntArray
+    labels: IntArray
+    other: AnyArray
+    other_labels: IntArray
+    claimants: IntArray
+    victims: IntArray
+
+    @property
+    def heads(self) -> int:
+        """V."""
+        return len(self.own)
+
+    @property
+    def owners(self) -> IntArray:
+        """[V, T]: the head of each own error."""
+        return np.broadcast_to(np.arange(self.heads)[:, None], self.own.shape)
+
+    @cached_property
+    def together(self) -> Separation:
+        """Own against other errors of all classes."""
+        return self.separation()
+
+    def separation(self, label: int | None = None) -> Separation:
+        """Own against other errors, of one class or of all."""
+        mine = np.ones(self.own.shape, bool) if label is None else self.labels == label
+        theirs = slice(None) if label is None else self.other_labels == label
+        return Separation(
+            self.own[mine],
+            self.owners[mine],
+            self.other[theirs],
+            self.claimants[theirs],
+            self.heads,
+            self.victims[theirs],
+        )
 
 
-def mean_squared_error(truth: GroundTruth, claimed: FloatArray, generator: np.random.Generator) -> Measured:
-    """Mean pixel error of a claim against the nearest training image of its class and head; images in [-1, 1].
+def others_met(heads: int, per_head: int) -> int:
+    """With how many other heads each claim is compared: all of them, as long as that stays within memory."""
+    return max(1, min(heads - 1, _MOST_OTHERS, MOST_NEGATIVES // (per_head * heads)))
+
+
+def claim_errors(truth: GroundTruth, claimed: AnyArray, real: AnyArray) -> Errors:
+    """Mean squared differences between claims [V, T, F] and images [n, F] of the pool, in any space.
+
+    The error against a head is the smallest over its targets of the claim's class. Where there are more than 501
+    heads or 5 million negatives, head v meets the next heads v+1, v+2, … only (heads are in random order).
+    """
+    aims = truth.aims
+    heads, per_head = aims.shape
+    met = others_met(heads, per_head)
+    labels = truth.labels[aims]
+    own, nearest = np.empty(aims.shape), np.empty(aims.shape, dtype=np.int64)
+    parts: list[tuple[AnyArray, ...]] = []
+    for k in np.unique(labels):
+        owner, place = np.nonzero(labels == k)
+        images = real[aims[owner, place]]
+        present, starts = np.unique(owner, return_index=True)
+        step = max(1, _BLOCK // len(owner))
+        for i in range(0, len(owner), step):
+            rows = slice(i, i + step)
+            table = squared_distances(claimed[owner[rows], place[rows]], images) / images.shape[1]
+            per = np.minimum.reduceat(table, starts, axis=1)
+            ahead = (present[None, :] - owner[rows, None]) % heads
+            row, column = np.nonzero((ahead > 0) & (ahead <= met))
+            parts.append(
+                (
+                    per[row, column],
+                    np.full(len(row), k, dtype=np.int16),
+                    owner[rows][row].astype(np.int32),
+                    present[column].astype(np.int32),
+                )
+            )
+            masked = np.where(owner[None, :] == owner[rows, None], table, np.inf)
+            own[owner[rows], place[rows]] = masked.min(axis=1)
+            nearest[owner[rows], place[rows]] = place[np.argmin(masked, axis=1)]
+    return Errors(own, nearest, labels, *map(np.concatenate, zip(*parts, strict=True)))
+
+
+def pixel_errors(truth: GroundTruth, claimed: FloatArray) -> Errors:
+    """Mean squared error per pixel of claimed images [V, T, C, H, W] in [-1, 1], own and against other heads."""
+    flat = claimed.reshape(*claimed.shape[:2], -1)
+    return claim_errors(truth, flat, truth.images.reshape(len(truth.images), -1))
+
+
+def mean_squared_error(
+    truth: GroundTruth,
+    claimed: FloatArray,
+    generator: np.random.Generator,
+    statistic: str = "mse",
+    errors: Errors | None = None,
+) -> Measured:
+    """Mean pixel error of a claim against the nearest target of its class and head; images in [-1, 1].
 
     Its "chance" is the error of the same claims against the images of *other* heads: what knowing the class gives.
     """
-    own, errors, others = _set_errors(truth, claimed)
-    low, high = bootstrap_means(own.mean(axis=1), generator)
-    baseline = float(errors[others].mean()) if len(own) > 1 else None
-    return Measured("mse", float(own.mean()), low, high, own.size, baseline, len(own))
+    errors = errors or pixel_errors(truth, claimed)
+    return mean_error(statistic, errors, generator)
+
+
+def mean_error(
+    statistic: str,
+    errors: Errors,
+    generator: np.random.Generator,
+    transform: Callable[[AnyArray], AnyArray] = lambda values: values,
+) -> Measured:
+    """Mean over claims of a function of the own error, with the same over other heads' images beside it."""
+    own = transform(errors.own)
+    baseline = float(transform(errors.other).mean()) if errors.other.size else None
+    interval = bootstrap_means(own.mean(axis=1), generator)
+    return measured(statistic, float(own.mean()), interval, own.size, len(own), baseline)
 
 
 def tpr_at_fpr(
-    truth: GroundTruth, claimed: FloatArray, fpr: float, generator: np.random.Generator, by_class: bool = False
+    truth: GroundTruth,
+    claimed: FloatArray,
+    fpr: float,
+    generator: np.random.Generator,
+    by_class: bool = False,
+    errors: Errors | None = None,
 ) -> Measured | None:
     """True-positive rate of "this image was reconstructed" at a false-positive rate.
 
@@ -133,53 +218,67 @@ def tpr_at_fpr(
     Args:
         by_class: a threshold for each class instead of one for all. The images of some classes (the digit one) are
             so alike that their negatives alone set the common threshold.
+        errors: of the same claim, where they are at hand.
 
     Returns:
         None where the M negatives cannot resolve the rate (M < 30 / fpr).
     """
-    own, errors, others = _set_errors(truth, claimed)
-    heads, per_head = own.shape
-    width = truth.images_per_class if by_class else per_head
-    if others.sum() * width * fpr < MIN_NEGATIVES_TIMES_FPR:
-        return None
-    groups = [
-        _Negatives(own[:, start : start + width], errors[:, :, start : start + width][others], others)
-        for start in range(0, per_head, width)
-    ]
-
-    def rate(weights: AnyArray) -> float:
-        return float(np.mean([group.rate(weights, fpr) for group in groups]))
-
-    value = rate(np.ones(heads))
-    low, high = cluster_interval(rate, heads, generator, resamples=500)
-    exact = rate_interval(_hits(own, value), generator)
+    errors = errors or pixel_errors(truth, claimed)
     name = f"tpr_at_fpr_{fpr * 100:g}pct" + ("_by_class" if by_class else "")
-    return Measured(name, value, min(low, exact[0]), max(high, exact[1]), own.size, fpr, heads)
+    labels = [int(k) for k in np.unique(errors.labels)]
+    counts = [int((errors.other_labels == k).sum()) for k in labels] if by_class else [errors.other.size]
+    if min(counts) * fpr < MIN_NEGATIVES_TIMES_FPR:
+        return None
+    groups = [errors.separation(label) for label in labels] if by_class else [errors.together]
+    return rate_at_fpr(name, groups, fpr, generator)
 
 
-class _Negatives:
-    """Sorted negatives of one group of claims, so that a resampling of heads costs one running sum."""
-
-    def __init__(self, own: AnyArray, negatives: AnyArray, others: AnyArray) -> None:
-        self._own = own
-        order = np.argsort(negatives, axis=None, kind="stable")
-        self._ordered = negatives.reshape(-1)[order]
-        claimant, victim = (np.broadcast_to(i[:, None], negatives.shape).reshape(-1) for i in np.nonzero(others))
-        self._claimant, self._victim = claimant[order], victim[order]
-
-    def rate(self, weights: AnyArray, fpr: float) -> float:
-        """TPR when head v is counted `weights[v]` times."""
-        mass = np.cumsum(weights[self._claimant] * weights[self._victim])
-        if mass[-1] == 0:
-            return 0.0
-        place = int(np.searchsorted(mass, np.floor(fpr * mass[-1]), side="left"))
-        threshold = self._ordered[min(place, self._ordered.size - 1)]
-        return float(weights @ (self._own < threshold).sum(axis=1) / (weights.sum() * self._own.shape[1]))
+def structural_similarity(
+    truth: GroundTruth, claimed: FloatArray, errors: Errors, generator: np.random.Generator
+) -> Measured:
+    """SSIM of each claim with the target nearest to it; its baseline is the next head's target of the class."""
+    rows = np.take_along_axis(truth.aims, errors.nearest, axis=1)
+    flat = claimed.reshape(-1, *claimed.shape[2:])
+    own = ssim(flat, truth.images[rows].reshape(flat.shape)).reshape(rows.shape)
+    other = _next_of_class(truth, rows)
+    there = other >= 0
+    baseline = float(ssim(claimed[there], truth.images[other[there]]).mean()) if there.any() else None
+    interval = bootstrap_means(own.mean(axis=1), generator)
+    return measured("ssim", float(own.mean()), interval, own.size, len(own), baseline)
 
 
-def _hits(own: AnyArray, rate: float) -> AnyArray:
-    """The `rate` share of smallest own errors as hits [V, N] of 0 and 1."""
-    count = round(rate * own.size)
-    hits = np.zeros(own.size)
-    hits[np.argsort(own, axis=None, kind="stable")[:count]] = 1
-    return hits.reshape(own.shape)
+def _next_of_class(truth: GroundTruth, rows: IntArray) -> IntArray:
+    """[V, T]: for each row of the pool the one that the next head with a target of its class has; -1: no other head."""
+    found = np.full(rows.shape, -1, dtype=np.int64)
+    labels = truth.labels[rows]
+    for k in np.unique(labels):
+        owner, place = np.nonzero(labels == k)
+        present, starts, counts = np.unique(owner, return_index=True, return_counts=True)
+        if len(present) > 1:
+            following = (np.searchsorted(present, owner) + 1) % len(present)
+            rank = np.arange(len(owner)) - starts[np.searchsorted(present, owner)]
+            chosen = starts[following] + rank % counts[following]
+            found[owner, place] = rows[owner[chosen], place[chosen]]
+    return found
+
+
+def peak_ratio(errors: Errors, generator: np.random.Generator) -> Measured:
+    """PSNR in dB, averaged over claims, for pixels in [-1, 1]."""
+    return mean_error("psnr", errors, generator, psnr_of)
+
+
+def backbone_distance(
+    truth: GroundTruth,
+    claimed: FloatArray,
+    features_of: Callable[[FloatArray], FloatArray],
+    generator: np.random.Generator,
+) -> Measured:
+    """Distance of the claimed images' features to the true ones in the public backbone, as a share of their length.
+
+    The root of the mean squared distance over the root of the mean squared length of the pool's features: 0 is the
+    same picture to the backbone. It stands in for LPIPS, whose network cannot be shipped, under its own name.
+    """
+    features = features_of(claimed.reshape(-1, *claimed.shape[2:])).reshape(*claimed.shape[:2], -1)
+    errors = claim_errors(truth, features, truth.features)
+    scale = float(np.sqrt((truth.features.astype(np.float64) ** 2).mean())) or 1.0
+    return mean_error("backbone_distance", errors, generator, lambda values: np.sqrt(values) / scale)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from rhe_parties.metrics.intervals import rate_interval
-from rhe_parties.metrics.reconstruction import Measured
+from rhe_parties.metrics.truth import Measured, measured
 from rhe_parties.types import AnyArray, IntArray
 
 __all__ = ["accuracy", "agreement"]
@@ -23,5 +23,4 @@ def agreement(statistic: str, decisions: IntArray, reference: IntArray, generato
 
 def _rate(statistic: str, equal: AnyArray, chance: float | None, generator: np.random.Generator) -> Measured:
     hits = equal.astype(np.float64)
-    low, high = rate_interval(hits, generator)
-    return Measured(statistic, float(hits.mean()), low, high, hits.size, chance, len(hits))
+    return measured(statistic, float(hits.mean()), rate_interval(hits, generator), hits.size, len(hits), chance)

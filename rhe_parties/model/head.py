@@ -138,7 +138,7 @@ def train_heads(
 
     Args:
         features: training features float32 [V, N, D].
-        labels: int64 [V, N] in 0..classes-1, every class present in every head.
+        labels: int64 [V, N] in 0..classes-1, at least two classes in every head.
         classes: number of classes K.
         recipe: the training recipe.
         seeds: one seed per head for its initial weights.
@@ -149,7 +149,7 @@ def train_heads(
 
     Raises:
         NumericError: features not finite, all alike, or of the wrong shape.
-        DataError: no image, a class without image, or a label out of range.
+        DataError: no image, images of one class alone, or a label out of range.
     """
     check_training_sets(features, labels, classes, len(seeds))
     heads, count, width = features.shape
@@ -233,7 +233,9 @@ def check_training_sets(features: FloatArray, labels: IntArray, classes: int, se
     if labels.min() < 0 or labels.max() >= classes:
         worst = int(labels.min() if labels.min() < 0 else labels.max())
         raise DataError(f"label {worst} is out of range: {classes} classes are numbered 0 to {classes - 1}")
-    present = (labels[:, :, None] == np.arange(classes)).any(axis=1)
-    if not present.all():
-        head, missing = (int(i) for i in np.argwhere(~present)[0])
-        raise DataError(f"class {missing} has no image among the {labels.shape[1]} of head {head}")
+    single = (labels == labels[:, :1]).all(axis=1)
+    if single.any():
+        head = int(single.argmax())
+        raise DataError(
+            f"all {labels.shape[1]} images of head {head} are of class {int(labels[head, 0])}: at least 2 classes"
+        )

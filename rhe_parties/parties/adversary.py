@@ -1,8 +1,12 @@
-"""The Adversary's seat: gets a view, runs a strategy on it, reports the claim. It has no other source."""
+"""The Adversary's seat: gets a view, runs a strategy on it, reports the claim. It has no other source.
+
+A strategy whose party is a client of the key holder may ask for decisions while it works. Its questions leave the
+seat as envelopes like everybody else's, so the key holder counts and refuses them as it does with any client.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,15 +21,19 @@ from rhe_parties.attacks.base import (
     PriorKnowledge,
     SerialPool,
     Strategy,
+    challenge_holds,
     parse_options,
 )
 from rhe_parties.errors import FailureCode, ProtocolError, RheError
 from rhe_parties.messages import Envelope
-from rhe_parties.messages.payloads import AttackRequest, ClaimReport, empty
-from rhe_parties.parties.base import Party
-from rhe_parties.threat.model import ADVERSARY, LABORATORY
+from rhe_parties.messages.adversarial import CLAIM_ARRAYS, NULL_PREFIX
+from rhe_parties.messages.checks import empty
+from rhe_parties.messages.payloads import AttackRequest, ClaimReport, ClientAdmitted, Decision, Failure
+from rhe_parties.parties.base import Asker, Party
+from rhe_parties.parties.interview import Interview, Questions, SeatOracle
+from rhe_parties.threat.model import ADVERSARY, KEY_HOLDER, LABORATORY
 from rhe_parties.threat.view import AdversaryView, Observation
-from rhe_parties.types import FloatArray
+from rhe_parties.types import FloatArray, IntArray
 
 __all__ = ["AdversarySeat"]
 
@@ -38,6 +46,17 @@ class Progress:
     text: str = ""
 
 
+@dataclass
+class _Work:
+    """A strategy that waits for answers: who ordered it, and what has come in so far."""
+
+    order: AttackRequest
+    asker: Asker
+    interview: Interview
+    waiting: dict[int, int]
+    answers: list[Decision | Failure | None]
+
+
 class AdversarySeat(Party):
     """A seat at a corrupted party, not an omniscient actor: strategies see the request's view and prior knowledge."""
 
@@ -46,10 +65,21 @@ class AdversarySeat(Party):
         self._prior = prior
         self._pool: Pool = pool if pool is not None else SerialPool()
         self._memory: dict[str, object] = {}
+        self._work: _Work | None = None
+        self._orders = 0
         self.progress = Progress()
         #: Called with every step of progress, where somebody in this process listens.
         self.listener: Callable[[float, str], None] | None = None
-        self._handlers |= {AttackRequest: self._on_attack}
+        self._handlers |= {
+            AttackRequest: self._on_attack,
+            ClientAdmitted: self._on_admitted,
+            Decision: self._on_decision,
+        }
+
+    def _on_admitted(self, envelope: Envelope, _payload: ClientAdmitted) -> list[Envelope]:
+        """The grant reaches strategies through their view; the seat itself has nothing to do."""
+        self.require_sender(envelope, KEY_HOLDER)
+        return []
 
     def _on_attack(self, envelope: Envelope, payload: AttackRequest) -> list[Envelope]:
         self.require_sender(envelope, LABORATORY)
@@ -57,34 +87,83 @@ class AdversarySeat(Party):
             raise ProtocolError(
                 FailureCode.BAD_VALUE, f"unknown variant {payload.variant!r} (known: {AS_IS}, {CIPHERTEXT})"
             )
+        if self._work is not None:  # its order was given up, or this one would not have come
+            self._work.interview.abandon()
+            self._work = None
         self.progress = Progress()
-        try:
-            report = self._run(payload)
-        except Exception as error:
-            # Whatever a strategy does, its cell says so and the run goes on.
-            reason = str(error) if isinstance(error, RheError) else f"{type(error).__name__}: {error}"
-            report = _report(payload, "error", error=reason)
-        return [self.answer(envelope, report)]
+        self._orders += 1
+        view = AdversaryView(payload.view)
+        grants = view.of_kind(ClientAdmitted)
+        oracle = SeatOracle(grants[-1], f"{ADVERSARY}-{payload.world}-{self._orders:03d}") if grants else None
+        interview = Interview(lambda: self._run(payload, view, oracle), self.computing)
+        if oracle is not None:
+            oracle.interview = interview
+        interview.start()
+        return self._go_on(_Work(payload, Asker.of(envelope), interview, {}, []))
 
-    def _run(self, payload: AttackRequest) -> ClaimReport:
+    def _go_on(self, work: _Work) -> list[Envelope]:
+        """Let the strategy work until it asks or ends; whatever it does, its cell says so and the run goes on."""
+        self._work = None
+        try:
+            item = work.interview.next()
+        except Exception as error:
+            reason = str(error) if isinstance(error, RheError) else f"{type(error).__name__}: {error}"
+            item = _report(work.order, "error", error=reason)
+        if not isinstance(item, Questions):
+            return [self.answer(work.asker, item)]
+        sent = [self.send(KEY_HOLDER, request) for request in item.requests]
+        work.waiting = {envelope.sequence: place for place, envelope in enumerate(sent)}
+        work.answers = [None] * len(sent)
+        self._work = work
+        return sent
+
+    def _on_decision(self, envelope: Envelope, payload: Decision) -> list[Envelope]:
+        self.require_sender(envelope, KEY_HOLDER)
+        return self._take(envelope, payload)
+
+    def _on_failure(self, envelope: Envelope, payload: Failure) -> list[Envelope]:
+        """A refusal of a question is for the strategy to deal with."""
+        if self._work is None or envelope.reply_to not in self._work.waiting:
+            return super()._on_failure(envelope, payload)
+        return self._take(envelope, payload)
+
+    def _take(self, envelope: Envelope, answer: Decision | Failure) -> list[Envelope]:
+        work = self._work
+        if work is None or envelope.reply_to not in work.waiting:
+            return []
+        work.answers[work.waiting.pop(envelope.reply_to)] = answer
+        if work.waiting:
+            return []
+        work.interview.answer([item for item in work.answers if item is not None])
+        return self._go_on(work)
+
+    def _run(self, payload: AttackRequest, view: AdversaryView, oracle: SeatOracle | None) -> ClaimReport:
         cls = ADVERSARIES.load(payload.adversary, payload.source)
         strategy = cls(parse_options(cls, dict(zip(payload.option_names, payload.option_values, strict=True))))
-        view = AdversaryView(payload.view)
         needs = cls.needs if payload.variant == AS_IS else cls.ciphertext_needs
-        held = view.holds()
+        held = view.holds() | challenge_holds(payload.challenge)
         if payload.variant == CIPHERTEXT and (not needs or Observation.ENCRYPTED_HEAD not in held):
             return _report(payload, "not-applicable")
         missing = sorted(str(need) for need in needs - held)
         if missing:
             return _report(payload, "blocked", missing=tuple(missing))
-        claim = self._attack(strategy, view, payload)
+        claim = self._attack(strategy, view, payload, oracle)
         if not isinstance(claim, Claim):
             raise TypeError(f"{payload.adversary} returned {type(claim).__name__}, expected Claim")
-        return _report(payload, "claim", claim=claim)
+        used = [0 if oracle is None else oracle.used(head) for head in claim.head_ids]
+        return _report(payload, "claim", claim=claim, queries=np.asarray(used, np.int64) if any(used) else None)
 
-    def _attack(self, strategy: Strategy, view: AdversaryView, payload: AttackRequest) -> Claim:
+    def _attack(
+        self, strategy: Strategy, view: AdversaryView, payload: AttackRequest, oracle: SeatOracle | None
+    ) -> Claim:
         context = AttackContext(
-            seed=payload.seed, victims=payload.head_ids, pool=self._pool, progress=self._note, memory=self._memory
+            seed=payload.seed,
+            victims=payload.head_ids,
+            pool=self._pool,
+            progress=self._note,
+            memory=self._memory,
+            oracle=oracle,
+            challenge=payload.challenge,
         )
         run = strategy.attack if payload.variant == AS_IS else strategy.attack_ciphertexts
         return run(view, self._prior, context)
@@ -102,11 +181,12 @@ def _report(
     missing: tuple[str, ...] = (),
     error: str = "",
     claim: Claim | None = None,
+    queries: IntArray | None = None,
 ) -> ClaimReport:
-    def array(value: FloatArray | None) -> FloatArray:
-        return empty(np.float32) if value is None else np.ascontiguousarray(value, dtype=np.float32)
-
     held = claim if claim is not None else Claim(head_ids=())
+    arrays = dict(_arrays(held, ""))
+    if held.null is not None:
+        arrays |= dict(_arrays(held.null, NULL_PREFIX))
     return ClaimReport(
         adversary=payload.adversary,
         variant=payload.variant,
@@ -114,11 +194,16 @@ def _report(
         missing=missing,
         error=error[:2000],
         head_ids=held.head_ids,
-        images=array(held.images),
-        features=array(held.features),
-        whitener=array(held.whitener),
-        weights=array(held.weights),
-        biases=array(held.biases),
+        array_names=tuple(arrays),
+        arrays=tuple(arrays.values()),
+        queries=queries if queries is not None else empty(np.int64),
         note_names=tuple(held.notes),
         note_values=tuple(held.notes.values()),
     )
+
+
+def _arrays(claim: Claim, prefix: str) -> Iterator[tuple[str, FloatArray]]:
+    for name in CLAIM_ARRAYS:
+        value: FloatArray | None = getattr(claim, name)
+        if value is not None:
+            yield prefix + name, np.ascontiguousarray(value, dtype=np.float32)

@@ -17,9 +17,11 @@ from rhe_parties.errors import FailureCode, RheError
 from rhe_parties.he.planner import plan_head
 from rhe_parties.messages import Envelope, Payload, encode
 from rhe_parties.messages.payloads import (
+    AdmitClient,
     AskDecisions,
     ClaimReport,
     Decision,
+    Elided,
     Failure,
     HeadReady,
     HealthRequest,
@@ -27,7 +29,6 @@ from rhe_parties.messages.payloads import (
     PlainHead,
     RotateKey,
     TrainHead,
-    empty,
 )
 from rhe_parties.model.backbone import load_backbone
 from rhe_parties.model.head import Recipe
@@ -183,10 +184,11 @@ class FuzzWorld:
 
     def _strangers(self) -> list[tuple[str, str, Payload, str]]:
         """Payloads that an encrypted run never carries between these parties."""
-        none = empty(np.float32)
-        report = ClaimReport("x", "as-is", "claim", (), "", (), none, none, none, none, none, ("n",), ("v",))
+        report = ClaimReport("x", "as-is", "claim", note_names=("n",), note_values=("v",))
         return [
             (MODEL_HOST, "plain_head", self._plain, DATA_OWNER),
             (KEY_HOLDER, "failure", Failure(MODEL_HOST, int(FailureCode.BAD_VALUE), "spoilt"), MODEL_HOST),
             (MODEL_HOST, "claim_report", report, ADVERSARY),
+            (KEY_HOLDER, "admit_client", AdmitClient(ADVERSARY, 1), ADVERSARY),
+            (KEY_HOLDER, "elided", Elided("decision", 100, bytes(32)), MODEL_HOST),
         ]

@@ -8,15 +8,17 @@ from typing import NoReturn
 
 import numpy as np
 
-from rhe_parties.errors import FailureCode, MessageError, NumericError, ProtocolError, SchemeError
+from rhe_parties.errors import BudgetError, FailureCode, MessageError, NumericError, ProtocolError, SchemeError
 from rhe_parties.he.plan import HeadPlan
 from rhe_parties.he.scheme import KeyCustody, LogitCiphertexts, make_custody
 from rhe_parties.messages import Envelope
 from rhe_parties.messages.fingerprints import response_digest
 from rhe_parties.messages.payloads import (
+    AdmitClient,
     AskDecisions,
     ClassifyRequest,
     ClassifyResponse,
+    ClientAdmitted,
     Decision,
     HeadNotice,
     HeadReady,
@@ -39,6 +41,7 @@ __all__ = ["KeyHolder"]
 # Requests without an answer; beyond this the oldest are given up, so that a silent host costs no memory.
 MAX_OPEN = 4096
 MAX_KNOWN_HEADS = 65_536
+MAX_CLIENTS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,11 @@ class KeyHolder(Party):
         self._budget = query_budget
         self._max_images = max_images
         self._decided = 0
+        # Clients besides the laboratory: name -> images per head, 0 for no limit; and images decided for each.
+        self._clients: dict[str, int] = {}
+        self._decided_for: dict[tuple[str, str], int] = {}
         self._handlers |= {
+            AdmitClient: self._on_admit_client,
             PublicMaterialRequest: self._on_public_material_request,
             HeadNotice: self._on_head_notice,
             AskDecisions: self._on_ask,
@@ -176,8 +183,17 @@ class KeyHolder(Party):
 
     # ---- asking ------------------------------------------------------------------------------------------------
 
-    def _on_ask(self, envelope: Envelope, payload: AskDecisions) -> list[Envelope]:
+    def _on_admit_client(self, envelope: Envelope, payload: AdmitClient) -> list[Envelope]:
+        """From now on `client` may ask too; it gets what the release policy lets out, and is counted by head."""
         self.require_sender(envelope, LABORATORY)
+        if payload.client not in self._clients and len(self._clients) >= MAX_CLIENTS:
+            raise ProtocolError(FailureCode.REFUSED, f"{MAX_CLIENTS} clients are admitted, no more are taken")
+        self._clients[payload.client] = payload.budget
+        admitted = ClientAdmitted(payload.client, payload.budget, self._release.name)
+        return [self.send(payload.client, admitted), self.answer(envelope, admitted)]
+
+    def _on_ask(self, envelope: Envelope, payload: AskDecisions) -> list[Envelope]:
+        self.require_sender(envelope, LABORATORY, *self._clients)
         head, batch = self._head(payload.head_id), len(payload.images)
         if payload.request_id in self._open or payload.request_id in self._used:
             raise ProtocolError(FailureCode.REPLAY, f"request id {payload.request_id[:64]!r} was used before")
@@ -190,11 +206,26 @@ class KeyHolder(Party):
                 FailureCode.REFUSED,
                 f"query budget: {self._decided} of {self._budget} images are decided, {batch} more were asked for",
             )
-        self._decided += batch
+        self._count(envelope.sender, payload.head_id, batch)
         request = ClassifyRequest(payload.request_id, payload.head_id, payload.images)
         sent = self.send(MODEL_HOST, request, cause=envelope)
         self._open[payload.request_id] = _Open(Asker.of(envelope), head, batch, sent.sequence)
         return [sent, *self._forget_the_oldest()]
+
+    def _count(self, client: str, head_id: str, batch: int) -> None:
+        """Count `batch` images against the budgets.
+
+        Raises:
+            BudgetError: the client has too few left for this head; nothing is counted.
+        """
+        used, budget = self._decided_for.get((client, head_id), 0), self._clients.get(client, 0)
+        if budget and used + batch > budget:
+            raise BudgetError(
+                f"{used} of {budget} images of head {head_id[:64]!r} are decided for {client[:64]!r}, "
+                f"{batch} more were asked for"
+            )
+        self._decided_for[client, head_id] = used + batch
+        self._decided += batch
 
     def _head(self, head_id: str) -> HeadNotice:
         head = self._heads.get(head_id)
@@ -239,7 +270,8 @@ class KeyHolder(Party):
         for part, request in zip(payload.parts, opened, strict=True):
             rows = logits[start : start + part.batch]
             start += part.batch
-            decisions.append(self._decision(part, request.head, rows))
+            used = self._decided_for.get((request.asker.name, request.head.head_id), 0)
+            decisions.append(self._decision(part, request.head, rows, used))
         # Nothing can fail from here on.
         pairs = zip(decisions, opened, strict=True)
         replies = [self.answer(request.asker, decision) for decision, request in pairs]
@@ -289,11 +321,11 @@ class KeyHolder(Party):
             )
         return logits
 
-    def _decision(self, part: ResponsePart, head: HeadNotice, logits: AnyArray) -> Decision:
+    def _decision(self, part: ResponsePart, head: HeadNotice, logits: AnyArray, used: int) -> Decision:
         """Classes by the exact logits under every policy; what else goes out is the policy's."""
         classes = np.argmax(logits, axis=1).astype(np.int64)
         released = self._release.logits(logits, head.weight_scale if head.encrypted else 1.0)
-        return Decision(part.request_id, head.head_id, classes, part.saturated, released)
+        return Decision(part.request_id, head.head_id, classes, part.saturated, released, used)
 
     @property
     def fingerprint(self) -> str:

@@ -14,6 +14,7 @@ import torch
 from rhe_parties.errors import FailureCode, MessageError, NumericError, ProtocolError, SchemeError
 from rhe_parties.he.scheme import HeadCiphertexts, HeadEvaluator, PublicMaterial, check_public, make_evaluator
 from rhe_parties.messages import MAX_ENVELOPE_BYTES, Envelope
+from rhe_parties.messages.checks import empty
 from rhe_parties.messages.fingerprints import head_fingerprint, sealed
 from rhe_parties.messages.payloads import (
     ClassifyRequest,
@@ -24,7 +25,6 @@ from rhe_parties.messages.payloads import (
     PlainHead,
     PublicMaterialRequest,
     ResponsePart,
-    empty,
 )
 from rhe_parties.messages.setups import MAX_GATHERED, MAX_HEADS, MAX_IMAGES
 from rhe_parties.model.backbone import Backbone

@@ -34,6 +34,11 @@ class Release:
         real = np.asarray(logits, dtype=np.float64) * scale
         return (np.round(real, self.digits) if self.kind == "rounded" else real).astype(np.float32)
 
+    @property
+    def name(self) -> str:
+        """The policy as `parse_release` takes it."""
+        return f"{self.kind}:{self.digits}" if self.kind == "rounded" else self.kind
+
     def describe(self) -> str:
         """The policy in words, as the threat model states it."""
         places = "decimal" if self.digits == 1 else "decimals"

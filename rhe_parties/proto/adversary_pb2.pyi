@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class AttackRequest(_message.Message):
-    __slots__ = ("world", "adversary", "source", "variant", "option_names", "option_values", "seed", "view", "head_ids")
+    __slots__ = ("world", "adversary", "source", "variant", "option_names", "option_values", "seed", "view", "head_ids", "challenge")
     WORLD_FIELD_NUMBER: _ClassVar[int]
     ADVERSARY_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
@@ -18,6 +18,7 @@ class AttackRequest(_message.Message):
     SEED_FIELD_NUMBER: _ClassVar[int]
     VIEW_FIELD_NUMBER: _ClassVar[int]
     HEAD_IDS_FIELD_NUMBER: _ClassVar[int]
+    CHALLENGE_FIELD_NUMBER: _ClassVar[int]
     world: str
     adversary: str
     source: str
@@ -27,21 +28,58 @@ class AttackRequest(_message.Message):
     seed: int
     view: _containers.RepeatedScalarFieldContainer[bytes]
     head_ids: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, world: _Optional[str] = ..., adversary: _Optional[str] = ..., source: _Optional[str] = ..., variant: _Optional[str] = ..., option_names: _Optional[_Iterable[str]] = ..., option_values: _Optional[_Iterable[str]] = ..., seed: _Optional[int] = ..., view: _Optional[_Iterable[bytes]] = ..., head_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+    challenge: Challenge
+    def __init__(self, world: _Optional[str] = ..., adversary: _Optional[str] = ..., source: _Optional[str] = ..., variant: _Optional[str] = ..., option_names: _Optional[_Iterable[str]] = ..., option_values: _Optional[_Iterable[str]] = ..., seed: _Optional[int] = ..., view: _Optional[_Iterable[bytes]] = ..., head_ids: _Optional[_Iterable[str]] = ..., challenge: _Optional[_Union[Challenge, _Mapping]] = ...) -> None: ...
+
+class Challenge(_message.Message):
+    __slots__ = ("candidates", "candidate_labels", "known_images", "known_labels", "target_labels", "initial_weights", "property_values", "property_name")
+    CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATE_LABELS_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_IMAGES_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_LABELS_FIELD_NUMBER: _ClassVar[int]
+    TARGET_LABELS_FIELD_NUMBER: _ClassVar[int]
+    INITIAL_WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    PROPERTY_VALUES_FIELD_NUMBER: _ClassVar[int]
+    PROPERTY_NAME_FIELD_NUMBER: _ClassVar[int]
+    candidates: _tensor_pb2.Tensor
+    candidate_labels: _tensor_pb2.Tensor
+    known_images: _tensor_pb2.Tensor
+    known_labels: _tensor_pb2.Tensor
+    target_labels: _tensor_pb2.Tensor
+    initial_weights: _tensor_pb2.Tensor
+    property_values: _tensor_pb2.Tensor
+    property_name: str
+    def __init__(self, candidates: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., candidate_labels: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., known_images: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., known_labels: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., target_labels: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., initial_weights: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., property_values: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., property_name: _Optional[str] = ...) -> None: ...
+
+class AdmitClient(_message.Message):
+    __slots__ = ("client", "budget")
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_FIELD_NUMBER: _ClassVar[int]
+    client: str
+    budget: int
+    def __init__(self, client: _Optional[str] = ..., budget: _Optional[int] = ...) -> None: ...
+
+class ClientAdmitted(_message.Message):
+    __slots__ = ("client", "budget", "release")
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_FIELD_NUMBER: _ClassVar[int]
+    RELEASE_FIELD_NUMBER: _ClassVar[int]
+    client: str
+    budget: int
+    release: str
+    def __init__(self, client: _Optional[str] = ..., budget: _Optional[int] = ..., release: _Optional[str] = ...) -> None: ...
 
 class ClaimReport(_message.Message):
-    __slots__ = ("adversary", "variant", "outcome", "missing", "error", "head_ids", "images", "features", "whitener", "weights", "biases", "note_names", "note_values")
+    __slots__ = ("adversary", "variant", "outcome", "missing", "error", "head_ids", "array_names", "arrays", "queries", "note_names", "note_values")
     ADVERSARY_FIELD_NUMBER: _ClassVar[int]
     VARIANT_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     MISSING_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     HEAD_IDS_FIELD_NUMBER: _ClassVar[int]
-    IMAGES_FIELD_NUMBER: _ClassVar[int]
-    FEATURES_FIELD_NUMBER: _ClassVar[int]
-    WHITENER_FIELD_NUMBER: _ClassVar[int]
-    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
-    BIASES_FIELD_NUMBER: _ClassVar[int]
+    ARRAY_NAMES_FIELD_NUMBER: _ClassVar[int]
+    ARRAYS_FIELD_NUMBER: _ClassVar[int]
+    QUERIES_FIELD_NUMBER: _ClassVar[int]
     NOTE_NAMES_FIELD_NUMBER: _ClassVar[int]
     NOTE_VALUES_FIELD_NUMBER: _ClassVar[int]
     adversary: str
@@ -50,11 +88,9 @@ class ClaimReport(_message.Message):
     missing: _containers.RepeatedScalarFieldContainer[str]
     error: str
     head_ids: _containers.RepeatedScalarFieldContainer[str]
-    images: _tensor_pb2.Tensor
-    features: _tensor_pb2.Tensor
-    whitener: _tensor_pb2.Tensor
-    weights: _tensor_pb2.Tensor
-    biases: _tensor_pb2.Tensor
+    array_names: _containers.RepeatedScalarFieldContainer[str]
+    arrays: _containers.RepeatedCompositeFieldContainer[_tensor_pb2.Tensor]
+    queries: _tensor_pb2.Tensor
     note_names: _containers.RepeatedScalarFieldContainer[str]
     note_values: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, adversary: _Optional[str] = ..., variant: _Optional[str] = ..., outcome: _Optional[str] = ..., missing: _Optional[_Iterable[str]] = ..., error: _Optional[str] = ..., head_ids: _Optional[_Iterable[str]] = ..., images: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., features: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., whitener: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., weights: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., biases: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., note_names: _Optional[_Iterable[str]] = ..., note_values: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, adversary: _Optional[str] = ..., variant: _Optional[str] = ..., outcome: _Optional[str] = ..., missing: _Optional[_Iterable[str]] = ..., error: _Optional[str] = ..., head_ids: _Optional[_Iterable[str]] = ..., array_names: _Optional[_Iterable[str]] = ..., arrays: _Optional[_Iterable[_Union[_tensor_pb2.Tensor, _Mapping]]] = ..., queries: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., note_names: _Optional[_Iterable[str]] = ..., note_values: _Optional[_Iterable[str]] = ...) -> None: ...

@@ -24,6 +24,16 @@ class HealthRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class Elided(_message.Message):
+    __slots__ = ("kind", "size", "sha256")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    size: int
+    sha256: bytes
+    def __init__(self, kind: _Optional[str] = ..., size: _Optional[int] = ..., sha256: _Optional[bytes] = ...) -> None: ...
+
 class HealthReport(_message.Message):
     __slots__ = ("party", "handled", "failures")
     PARTY_FIELD_NUMBER: _ClassVar[int]
@@ -35,7 +45,7 @@ class HealthReport(_message.Message):
     def __init__(self, party: _Optional[str] = ..., handled: _Optional[int] = ..., failures: _Optional[int] = ...) -> None: ...
 
 class Envelope(_message.Message):
-    __slots__ = ("version", "run_id", "sender", "recipient", "sequence", "reply_to", "failure", "health_request", "health_report", "public_material_request", "public_material", "train_head", "plain_head", "encrypted_head", "head_installed", "head_notice", "head_ready", "ask_decisions", "classify_request", "classify_response", "decision", "attack_request", "claim_report", "rotate_key", "key_rotated", "heads_renewed")
+    __slots__ = ("version", "run_id", "sender", "recipient", "sequence", "reply_to", "failure", "health_request", "health_report", "public_material_request", "public_material", "train_head", "plain_head", "encrypted_head", "head_installed", "head_notice", "head_ready", "ask_decisions", "classify_request", "classify_response", "decision", "attack_request", "claim_report", "rotate_key", "key_rotated", "heads_renewed", "admit_client", "client_admitted", "elided")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     SENDER_FIELD_NUMBER: _ClassVar[int]
@@ -62,6 +72,9 @@ class Envelope(_message.Message):
     ROTATE_KEY_FIELD_NUMBER: _ClassVar[int]
     KEY_ROTATED_FIELD_NUMBER: _ClassVar[int]
     HEADS_RENEWED_FIELD_NUMBER: _ClassVar[int]
+    ADMIT_CLIENT_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_ADMITTED_FIELD_NUMBER: _ClassVar[int]
+    ELIDED_FIELD_NUMBER: _ClassVar[int]
     version: int
     run_id: str
     sender: str
@@ -88,7 +101,10 @@ class Envelope(_message.Message):
     rotate_key: _he_pb2.RotateKey
     key_rotated: _he_pb2.KeyRotated
     heads_renewed: _he_pb2.HeadsRenewed
-    def __init__(self, version: _Optional[int] = ..., run_id: _Optional[str] = ..., sender: _Optional[str] = ..., recipient: _Optional[str] = ..., sequence: _Optional[int] = ..., reply_to: _Optional[int] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., health_request: _Optional[_Union[HealthRequest, _Mapping]] = ..., health_report: _Optional[_Union[HealthReport, _Mapping]] = ..., public_material_request: _Optional[_Union[_he_pb2.PublicMaterialRequest, _Mapping]] = ..., public_material: _Optional[_Union[_he_pb2.PublicMaterial, _Mapping]] = ..., train_head: _Optional[_Union[_head_pb2.TrainHead, _Mapping]] = ..., plain_head: _Optional[_Union[_head_pb2.PlainHead, _Mapping]] = ..., encrypted_head: _Optional[_Union[_head_pb2.EncryptedHead, _Mapping]] = ..., head_installed: _Optional[_Union[_head_pb2.HeadInstalled, _Mapping]] = ..., head_notice: _Optional[_Union[_head_pb2.HeadNotice, _Mapping]] = ..., head_ready: _Optional[_Union[_head_pb2.HeadReady, _Mapping]] = ..., ask_decisions: _Optional[_Union[_inference_pb2.AskDecisions, _Mapping]] = ..., classify_request: _Optional[_Union[_inference_pb2.ClassifyRequest, _Mapping]] = ..., classify_response: _Optional[_Union[_inference_pb2.ClassifyResponse, _Mapping]] = ..., decision: _Optional[_Union[_inference_pb2.Decision, _Mapping]] = ..., attack_request: _Optional[_Union[_adversary_pb2.AttackRequest, _Mapping]] = ..., claim_report: _Optional[_Union[_adversary_pb2.ClaimReport, _Mapping]] = ..., rotate_key: _Optional[_Union[_he_pb2.RotateKey, _Mapping]] = ..., key_rotated: _Optional[_Union[_he_pb2.KeyRotated, _Mapping]] = ..., heads_renewed: _Optional[_Union[_he_pb2.HeadsRenewed, _Mapping]] = ...) -> None: ...
+    admit_client: _adversary_pb2.AdmitClient
+    client_admitted: _adversary_pb2.ClientAdmitted
+    elided: Elided
+    def __init__(self, version: _Optional[int] = ..., run_id: _Optional[str] = ..., sender: _Optional[str] = ..., recipient: _Optional[str] = ..., sequence: _Optional[int] = ..., reply_to: _Optional[int] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., health_request: _Optional[_Union[HealthRequest, _Mapping]] = ..., health_report: _Optional[_Union[HealthReport, _Mapping]] = ..., public_material_request: _Optional[_Union[_he_pb2.PublicMaterialRequest, _Mapping]] = ..., public_material: _Optional[_Union[_he_pb2.PublicMaterial, _Mapping]] = ..., train_head: _Optional[_Union[_head_pb2.TrainHead, _Mapping]] = ..., plain_head: _Optional[_Union[_head_pb2.PlainHead, _Mapping]] = ..., encrypted_head: _Optional[_Union[_head_pb2.EncryptedHead, _Mapping]] = ..., head_installed: _Optional[_Union[_head_pb2.HeadInstalled, _Mapping]] = ..., head_notice: _Optional[_Union[_head_pb2.HeadNotice, _Mapping]] = ..., head_ready: _Optional[_Union[_head_pb2.HeadReady, _Mapping]] = ..., ask_decisions: _Optional[_Union[_inference_pb2.AskDecisions, _Mapping]] = ..., classify_request: _Optional[_Union[_inference_pb2.ClassifyRequest, _Mapping]] = ..., classify_response: _Optional[_Union[_inference_pb2.ClassifyResponse, _Mapping]] = ..., decision: _Optional[_Union[_inference_pb2.Decision, _Mapping]] = ..., attack_request: _Optional[_Union[_adversary_pb2.AttackRequest, _Mapping]] = ..., claim_report: _Optional[_Union[_adversary_pb2.ClaimReport, _Mapping]] = ..., rotate_key: _Optional[_Union[_he_pb2.RotateKey, _Mapping]] = ..., key_rotated: _Optional[_Union[_he_pb2.KeyRotated, _Mapping]] = ..., heads_renewed: _Optional[_Union[_he_pb2.HeadsRenewed, _Mapping]] = ..., admit_client: _Optional[_Union[_adversary_pb2.AdmitClient, _Mapping]] = ..., client_admitted: _Optional[_Union[_adversary_pb2.ClientAdmitted, _Mapping]] = ..., elided: _Optional[_Union[Elided, _Mapping]] = ...) -> None: ...
 
 class TranscriptFile(_message.Message):
     __slots__ = ("version", "entries")

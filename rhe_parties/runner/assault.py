@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import time
 
 import numpy as np
 from PIL import Image
 
-from rhe_parties.data.datasets import to_unit
+from rhe_parties.errors import NumericError
 from rhe_parties.messages.payloads import AttackRequest, ClaimReport
 from rhe_parties.metrics.claims import measure_claim, verdict
+from rhe_parties.metrics.truth import MeasuredClaim
+from rhe_parties.model.backbone import Backbone
 from rhe_parties.report.record import AttackRecord, ExampleRecord, WorldRecord
 from rhe_parties.rng import numpy_stream, stream_seed
 from rhe_parties.runner.plan import Attacker, Laboratory, World
 from rhe_parties.runner.progress import Reporter
 from rhe_parties.runner.worlds import result_record
-from rhe_parties.threat.model import ADVERSARY
 from rhe_parties.threat.transcript import Transcript
 from rhe_parties.threat.view import AdversaryView, build_view
 from rhe_parties.transport import Switchboard, Transport
 from rhe_parties.types import FloatArray
 
-__all__ = ["attack_world"]
+__all__ = ["attack", "attack_world"]
+
+_PICTURES = 40  # of one head in the report
 
 
 def attack_world(
@@ -39,14 +43,14 @@ def attack_world(
     Raises:
         TransportError: the adversary's process died or was too slow; cells made before are kept.
     """
-    view = build_view(transcript.world(world.name), lab.threat_model)
+    view = build_view(transcript.world(world.name), world.threat_model(lab.threat_model))
     board = Switchboard(transport, transcript, lab.run_id, world.name, lab.parameters.party_timeout)
     for attacker in lab.attackers:
         for variant in attacker.variants:
-            record.attacks.append(_attack(lab, world, attacker, variant, view, board, reporter))
+            record.attacks.append(attack(lab, world, attacker, variant, view, board, reporter))
 
 
-def _attack(
+def attack(
     lab: Laboratory,
     world: World,
     attacker: Attacker,
@@ -55,6 +59,7 @@ def _attack(
     board: Switchboard,
     reporter: Reporter,
 ) -> AttackRecord:
+    """One strategy in one variant on one view, measured; see `attack_world`."""
     request = AttackRequest(
         world=world.name,
         adversary=attacker.reference,
@@ -66,10 +71,11 @@ def _attack(
         seed=stream_seed(lab.parameters.seed, "attack", *map(ord, attacker.strategy.name)),
         view=view.data,
         head_ids=lab.head_ids,
+        challenge=lab.task.challenge,
     )
     started = time.perf_counter()
     with reporter.stage(f"world {world.name}: {attacker.strategy.name or attacker.reference}", 1.0) as update:
-        report = board.ask_untapped(ADVERSARY, request, ClaimReport, lab.parameters.attack_timeout, update)
+        report = board.order_attack(request, ClaimReport, lab.parameters.attack_timeout, update)
     cell = AttackRecord.model_validate(
         {
             "adversary": attacker.reference,
@@ -89,56 +95,48 @@ def _attack(
 
 def _measure(lab: Laboratory, report: ClaimReport, cell: AttackRecord) -> None:
     """Compare the claim with the truth; a claim of impossible shape is the strategy's error, not the run's."""
+    claim = MeasuredClaim(report.named, report.queries)
+    stream = numpy_stream(lab.parameters.seed, "bootstrap-attack")
     try:
-        _check_shapes(lab, report)
-        results = measure_claim(report, lab.truth, lab.heads, numpy_stream(lab.parameters.seed, "bootstrap-attack"))
-    except (ValueError, IndexError) as error:
+        if report.head_ids != lab.head_ids:
+            raise ValueError(
+                f"it names {len(report.head_ids)} heads, the victims are {len(lab.head_ids)} in their order"
+            )
+        results = measure_claim(claim, lab.truth, lab.heads, stream, functools.partial(_features, lab.backbone))
+    except (ValueError, IndexError, NumericError) as error:
         cell.error = f"the claim cannot be measured: {error}"
         return
     cell.results = [result_record(result) for result in results]
     cell.outcome = "leaked" if verdict(results) == "leaked" else "not-leaked"
-    cell.examples = _examples(lab, report)
+    cell.examples = _examples(lab, claim)
 
 
-def _check_shapes(lab: Laboratory, report: ClaimReport) -> None:
-    expected = lab.head_ids
-    if report.head_ids != expected:
-        raise ValueError(f"it names {len(report.head_ids)} heads, the victims are {len(expected)} in their own order")
-    heads, images = lab.truth.sets.shape
-    wanted = {
-        "images": (heads, images, *lab.truth.images.shape[1:]),
-        "features": (heads, images, lab.truth.features.shape[1]),
-        "weights": (heads, lab.truth.classes, lab.truth.features.shape[1]),
-    }
-    for name, shape in wanted.items():
-        array = getattr(report, name)
-        if array.size and array.shape != shape:
-            raise ValueError(f"claimed {name} have shape {list(array.shape)}, expected {list(shape)}")
+def _features(backbone: Backbone, images: FloatArray) -> FloatArray:
+    """Public features [n, D] of images [n, C, H, W] in [-1, 1]."""
+    return backbone.extract(np.clip((images + 1) * 127.5, 0, 255).round().astype(np.uint8))
 
 
-def _examples(lab: Laboratory, report: ClaimReport) -> list[ExampleRecord]:
-    if not report.images.size:
+def _examples(lab: Laboratory, claim: MeasuredClaim) -> list[ExampleRecord]:
+    """True and claimed images of the first heads: training images, or the images that were classified."""
+    inputs, images = claim.get("inputs"), claim.get("images")
+    truth = lab.truth
+    if inputs is not None and truth.inputs is not None and truth.input_labels is not None:
+        true, claimed, labels = truth.inputs, inputs, truth.input_labels
+    elif images is not None:
+        true, claimed, labels = truth.images[truth.aims], images, truth.labels[truth.aims]
+    else:
         return []
-    averages = _class_averages(lab)
-    per_class = lab.truth.images_per_class
-    examples = []
-    for index in range(min(lab.parameters.examples, len(lab.truth.sets))):
-        examples.append(
-            ExampleRecord(
-                head_id=lab.head_id(index),
-                true=[_png(image) for image in lab.truth.images[lab.truth.sets[index]]],
-                claimed=[_png(image) for image in report.images[index]],
-                class_average=[_png(image) for image in averages for _ in range(per_class)],
-            )
+    averages = truth.class_means
+    blank = np.zeros(true.shape[2:], np.float32)
+    return [
+        ExampleRecord(
+            head_id=lab.head_id(index),
+            true=[_png(image) for image in true[index, :_PICTURES]],
+            claimed=[_png(image) for image in claimed[index, :_PICTURES]],
+            class_average=[_png(averages.get(int(label), blank)) for label in labels[index, :_PICTURES]],
         )
-    return examples
-
-
-def _class_averages(lab: Laboratory) -> FloatArray:
-    """[K, C, H, W]: the mean auxiliary image of each class, which is what anybody knows."""
-    labels = lab.dataset.labels[lab.auxiliary]
-    images = lab.dataset.images[lab.auxiliary]
-    return np.stack([to_unit(images[labels == k]).mean(axis=0) for k in range(lab.truth.classes)])
+        for index in range(min(lab.parameters.examples, len(true)))
+    ]
 
 
 def _png(image: FloatArray) -> str:

@@ -17,8 +17,10 @@ from rhe_parties.parties.release import parse_release
 from rhe_parties.threat.model import ADVERSARY, PARTIES
 from rhe_parties.transport import TRANSPORTS
 
-__all__ = ["BASELINE", "Parameters", "parse_assignments", "read_parameter_file", "resolve_parameters"]
+__all__ = ["BASELINE", "TASKS", "Parameters", "parse_assignments", "read_parameter_file", "resolve_parameters"]
 
+#: What an adversary may be asked to find out; see `rhe_parties.runner.tasks`.
+TASKS = ("reconstruction", "membership", "property", "informed", "inversion")
 # Always run: without the claim of an adversary that saw nothing, no other number means anything.
 BASELINE = "prior-only"
 
@@ -38,7 +40,12 @@ def _json(value: Any) -> Any:
         raise ValueError(f"it must be JSON ({error})") from error
 
 
+def _numbers(value: Any) -> Any:
+    return tuple(float(part) for part in _split(value)) if isinstance(value, str) else value
+
+
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
+Numbers = Annotated[tuple[float, ...], BeforeValidator(_numbers)]
 Resources = Annotated[dict[str, dict[str, float]], BeforeValidator(_json)]
 
 
@@ -56,7 +63,17 @@ class Parameters(BaseModel):
     victims: int = Field(50, ge=1, description="victim heads, each on private images of its own")
     evaluation_images: int = Field(25, ge=1, description="images that each head decides on, for accuracy")
     auxiliary_images: int = Field(20_000, ge=1, description="most images that the adversary is given")
-    worlds: Names = Field(("none", "rhe"), description="defences to compare; rhe:SCHEME names another scheme")
+    auxiliary_mixture: Names = Field(
+        (), description="foreign images mixed into the adversary's, which then have no labels: strokes, textures, …"
+    )
+    task: str = Field("reconstruction", description="reconstruction, membership, property, informed or inversion")
+    property: str = Field("class-share:0", description="of task=property: class-share:K, presence:K or thickness")
+    property_values: Numbers = Field((), description="values that the property may take; empty for its usual two")
+    worlds: Names = Field(
+        ("none", "rhe"),
+        description="defences to compare: NAME[:SCHEME][+client][+decisions][+release=POLICY]; +client: the adversary "
+        "may ask the key holder, +decisions: it also sees what the key holder releases to others",
+    )
     adversary: Names = Field(("head-readout", "span-inversion"), description="strategies, besides prior-only")
     scheme: str = Field("bfv", description="scheme of the encrypted head in the world rhe")
     feature_norm: float | None = Field(
@@ -75,6 +92,10 @@ class Parameters(BaseModel):
     epochs: int | None = Field(None, ge=1, description="of the head; None is the paper's recipe")
     corrupted: Names = Field(("model-host",), description="parties that the adversary sits at")
     query_budget: int = Field(0, ge=0, description="images the key holder decides in a world; 0 is no limit")
+    client_budget: int = Field(
+        60_000, ge=0, description="images of each head that it decides for the adversary as a client; 0 is no limit"
+    )
+    initial_weights: bool = Field(False, description="whether the adversary knows the heads' weights before training")
     release: str = Field("classes", description="what the key holder lets out: classes, rounded:DIGITS or logits")
     gather_delay_ms: float = Field(
         0.0, ge=0, le=60_000, allow_inf_nan=False, description="how long the host may gather requests for one head"
@@ -169,6 +190,8 @@ def _refused(error: ValidationError) -> ParameterError:
 def _check_names(parameters: Parameters) -> None:
     if parameters.transport not in TRANSPORTS:
         raise unknown_name("transport", parameters.transport, TRANSPORTS)
+    if parameters.task not in TASKS:
+        raise unknown_name("task", parameters.task, TASKS)
     if parameters.device not in ("auto", "cpu", "cuda"):
         raise unknown_name("device", parameters.device, ("auto", "cpu", "cuda"))
     if len(parameters.worlds) < 2:

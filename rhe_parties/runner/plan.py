@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 
 from rhe_parties.attacks.base import ADVERSARIES, AS_IS, CIPHERTEXT, Strategy, parse_options
 from rhe_parties.data.datasets import Dataset, load_dataset, to_unit
-from rhe_parties.data.splits import Splits, split_dataset, victim_sets
+from rhe_parties.data.splits import Splits, split_dataset
 from rhe_parties.defences.base import DEFENCES, Defence
 from rhe_parties.errors import DataError, NumericError, ParameterError, unknown_name
 from rhe_parties.he.plan import HeadPlan
@@ -18,22 +19,30 @@ from rhe_parties.he.planner import plan_head
 from rhe_parties.he.scheme import scheme_catalogue
 from rhe_parties.metrics.reconstruction import GroundTruth
 from rhe_parties.model.backbone import Backbone, load_backbone
-from rhe_parties.model.head import LinearHead, Recipe, train_head
+from rhe_parties.model.head import LinearHead, Recipe, initial_weights, train_head
+from rhe_parties.parties.release import parse_release
 from rhe_parties.registry import read_plugin_source
 from rhe_parties.rng import numpy_stream, stream_seed
 from rhe_parties.runner.parameters import BASELINE, Parameters
-from rhe_parties.threat.model import ThreatModel
-from rhe_parties.types import FloatArray, IntArray, UInt8Array
+from rhe_parties.runner.tasks import Task, evaluation_with_members, make_task, with_initial_weights
+from rhe_parties.threat.model import KEY_HOLDER, KNOWLEDGE, LABORATORY, ThreatModel
+from rhe_parties.types import AnyArray, FloatArray, IntArray, UInt8Array
 
 __all__ = ["Attacker", "Laboratory", "World", "prepare", "resolve_attackers", "resolve_worlds"]
 
 # Public images from which the norm bound of features is read off, and the room that is left above the longest.
 _CALIBRATION_IMAGES, _NORM_ROOM = 512, 1.25
+# Fresh images on which an extracted head is compared with the true one; public images that claims are compared with.
+_AGREEMENT_IMAGES, _PUBLIC_IMAGES = 2000, 5000
 
 
 @dataclass(frozen=True)
 class World:
-    """One defence setting: the name given by the user, the defence, and the scheme when it encrypts."""
+    """One defence setting: the name given by the user, the defence, and the scheme when it encrypts.
+
+    `client`: the key holder takes the adversary as a client; `decisions`: the adversary also sees what the key holder
+    releases to others; `release`: the key holder's policy in this world, "" for the run's.
+    """
 
     name: str
     defence: type[Defence]
@@ -41,6 +50,29 @@ class World:
     source: str
     scheme: str
     plan: HeadPlan | None = None
+    client: bool = False
+    decisions: bool = False
+    release: str = ""
+
+    def threat_model(self, general: ThreatModel) -> ThreatModel:
+        """The run's threat model as it is in this world."""
+        if not self.decisions:
+            return general
+        return dataclasses.replace(general, tapped_links=(*general.tapped_links, (KEY_HOLDER, LABORATORY)))
+
+    def describe(self, parameters: Parameters) -> str:
+        """The defence in words, and what this world lets the adversary have besides."""
+        said = [self.defence.summary]
+        released = parse_release(self.release or parameters.release).describe().partition(",")[0]
+        if self.client:
+            budget = parameters.client_budget
+            limit = f"at most {budget:,} images of each head" if budget else "without limit"
+            said.append(
+                f"the adversary is a client of the key holder and gets {released} for images of its own, {limit}"
+            )
+        if self.decisions:
+            said.append(f"the adversary sees what the key holder releases to others: {released}")
+        return "; ".join(said)
 
 
 @dataclass(frozen=True)
@@ -63,7 +95,8 @@ class Laboratory:
     """What the laboratory knows, ground truth included; parties are given only their own part of it.
 
     `evaluation` are dataset indices [V, B] of the images that each head decides on, `evaluation_features` their
-    features [V, B, D]; `auxiliary` are dataset indices [n] of the adversary's images.
+    features [V, B, D], `evaluation_members` bool [V, B] says which of them are the head's own training images;
+    `auxiliary` are dataset indices [n] of the adversary's images.
     """
 
     parameters: Parameters
@@ -79,6 +112,8 @@ class Laboratory:
     auxiliary: IntArray
     evaluation: IntArray
     evaluation_features: FloatArray
+    evaluation_members: AnyArray
+    task: Task
     worlds: list[World]
     attackers: list[Attacker]
     threat_model: ThreatModel
@@ -104,17 +139,32 @@ def resolve_worlds(parameters: Parameters) -> list[World]:
         raise unknown_name("scheme", parameters.scheme, schemes)
     worlds = []
     for name in parameters.worlds:
-        reference, colon, scheme = name.partition(":") if ".py:" not in name else (name, "", "")
+        full, *modifiers = name.split("+")
+        reference, colon, scheme = full.partition(":") if ".py:" not in full else (full, "", "")
         source = read_plugin_source(reference)
         defence = DEFENCES.load(reference, source)
         if colon and not defence.encrypts:
             raise ParameterError(f"world {name!r}: defence {reference!r} encrypts nothing, so it takes no scheme")
         if scheme and scheme not in schemes:
             raise unknown_name("scheme", scheme, schemes)
-        worlds.append(
-            World(name, defence, reference, source, (scheme or parameters.scheme) if defence.encrypts else "")
-        )
+        world = World(name, defence, reference, source, (scheme or parameters.scheme) if defence.encrypts else "")
+        worlds.append(_modified(world, modifiers))
     return worlds
+
+
+def _modified(world: World, modifiers: list[str]) -> World:
+    """The world with what its name adds after plus signs."""
+    for modifier in modifiers:
+        key, equals, value = modifier.partition("=")
+        if modifier == "client":
+            world = dataclasses.replace(world, client=True)
+        elif modifier == "decisions":
+            world = dataclasses.replace(world, decisions=True)
+        elif key == "release" and equals:
+            world = dataclasses.replace(world, release=parse_release(value).name)
+        else:
+            raise unknown_name(f"addition to world {world.name!r}", modifier, ("client", "decisions", "release=POLICY"))
+    return world
 
 
 def resolve_attackers(parameters: Parameters) -> list[Attacker]:
@@ -151,19 +201,22 @@ def _prepare(parameters: Parameters) -> Laboratory:
     weights = parameters.weights if parameters.weights.startswith("random:") else _path(parameters.weights)
     backbone = load_backbone(parameters.backbone, weights)
     splits = split_dataset(dataset, parameters.seed)
-    sets = victim_sets(dataset.labels, splits.private, parameters.images_per_class, parameters.victims, parameters.seed)
-    place = np.full(len(dataset.labels), -1, dtype=np.int64)
-    place[splits.private] = np.arange(len(splits.private))
-    truth = GroundTruth(
-        images=to_unit(dataset.images[splits.private]),
-        features=backbone.extract(dataset.images[splits.private]),
-        labels=dataset.labels[splits.private],
-        sets=place[sets],
-        classes=dataset.classes,
-    )
+    task = make_task(parameters, dataset, splits)
     auxiliary = _sample(splits.auxiliary, parameters.auxiliary_images, parameters.seed, "auxiliary")
-    evaluation = _evaluation_sets(splits.evaluation, len(sets), parameters.evaluation_images, parameters.seed)
+    unseen = _evaluation_sets(splits.evaluation, len(task.sets), parameters.evaluation_images, parameters.seed)
+    evaluation, members = evaluation_with_members(unseen, task.evaluation_members, parameters.seed)
+    truth = _truth(dataset, splits, backbone, task, auxiliary, parameters.seed)
+    if task.evaluation_members is not None:
+        truth = dataclasses.replace(
+            truth,
+            inputs=to_unit(dataset.images[evaluation]),
+            input_labels=dataset.labels[evaluation],
+            input_members=members,
+        )
     recipe = _recipe(parameters)
+    if parameters.initial_weights:
+        seeds = [stream_seed(parameters.seed, "victim-head", index) for index in range(len(task.sets))]
+        task = with_initial_weights(task, initial_weights(seeds, dataset.classes, backbone.features, recipe.init_std))
     norm = _feature_norm(parameters, backbone, dataset.images[auxiliary[:_CALIBRATION_IMAGES]])
     worlds = [_with_plan(world, parameters, (backbone.features, dataset.classes), norm) for world in worlds]
     return Laboratory(
@@ -180,9 +233,47 @@ def _prepare(parameters: Parameters) -> Laboratory:
         auxiliary=auxiliary,
         evaluation=evaluation,
         evaluation_features=_features_of(backbone, dataset, evaluation),
+        evaluation_members=members,
+        task=task,
         worlds=worlds,
         attackers=attackers,
-        threat_model=ThreatModel(corrupted=parameters.corrupted, query_budget=parameters.query_budget or None),
+        threat_model=ThreatModel(
+            corrupted=parameters.corrupted,
+            query_budget=parameters.query_budget or None,
+            knows=_knowledge(parameters),
+        ),
+    )
+
+
+def _knowledge(parameters: Parameters) -> tuple[str, ...]:
+    more = {"informed": ("all-but-one",), "membership": ("candidates",)}.get(parameters.task, ())
+    return (*KNOWLEDGE, *more, *(("initial-weights",) if parameters.initial_weights else ()))
+
+
+def _truth(
+    dataset: Dataset, splits: Splits, backbone: Backbone, task: Task, auxiliary: IntArray, seed: int
+) -> GroundTruth:
+    fresh = backbone.extract(dataset.images[_sample(splits.evaluation, _AGREEMENT_IMAGES, seed, "agreement")])
+    stream = numpy_stream(seed, "agreement-mixes")
+    pairs, share = stream.integers(len(fresh), size=(2, len(fresh))), stream.random((len(fresh), 1))
+    mixes = share * fresh[pairs[0]] + (1 - share) * fresh[pairs[1]]
+    public = _sample(auxiliary, _PUBLIC_IMAGES, seed, "public")
+    place = np.full(len(dataset.labels), -1, dtype=np.int64)
+    place[splits.private] = np.arange(len(splits.private))
+    return GroundTruth(
+        images=to_unit(dataset.images[splits.private]),
+        features=backbone.extract(dataset.images[splits.private]),
+        labels=dataset.labels[splits.private],
+        sets=place[task.sets],
+        classes=dataset.classes,
+        targets=None if task.targets is None else place[task.targets],
+        members=task.members,
+        property_index=task.property_index,
+        property_values=task.challenge.property_values,
+        agreement_features=fresh,
+        random_features=mixes.astype(np.float32),
+        public_images=to_unit(dataset.images[public]),
+        public_labels=dataset.labels[public],
     )
 
 
@@ -250,7 +341,7 @@ def _with_plan(world: World, parameters: Parameters, shape: tuple[int, int], nor
         return world
     p = parameters
     plan = plan_head(*shape, (), p.batch, p.logit_error, scheme=world.scheme, feature_norm=norm)
-    return World(world.name, world.defence, world.reference, world.source, world.scheme, plan)
+    return dataclasses.replace(world, plan=plan)
 
 
 def _run_id(parameters: Parameters) -> str:

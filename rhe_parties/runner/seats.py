@@ -46,9 +46,9 @@ def party_setups(lab: Laboratory, world: World) -> dict[str, bytes]:
         threads=p.threads,
         max_heads=max(MAX_HEADS, len(lab.truth.sets)),
     )
-    most = max(MAX_IMAGES, p.evaluation_images)
+    most = max(MAX_IMAGES, lab.evaluation.shape[1])
     setups: dict[str, PartySetup] = {
-        KEY_HOLDER: KeyHolderSetup(world.plan, p.query_budget, p.release, most),
+        KEY_HOLDER: KeyHolderSetup(world.plan, p.query_budget, world.release or p.release, most),
         MODEL_HOST: ModelHostSetup(
             _backbone(lab),
             p.threads,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import functools
 import importlib.metadata
 import os
 import platform
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,7 @@ from rhe_parties.threat.model import ADVERSARY
 from rhe_parties.threat.transcript import Transcript
 from rhe_parties.transport import RayOptions, Transport, make_transport
 
-__all__ = ["RunRequest", "run"]
+__all__ = ["RunRequest", "describe", "open_transport", "recorded", "run"]
 
 _PACKAGES = ("rhe-parties", "ray", "torch", "torchvision", "tenseal", "numpy", "protobuf", "scikit-learn")
 
@@ -49,6 +51,9 @@ class RunRequest:
     quiet: bool = False
 
 
+Work = Callable[[RunRequest, Record, Reporter], None]
+
+
 def run(request: RunRequest) -> Record:
     """Run a scenario; record, transcript and report are in `request.out` afterwards, also after a failure.
 
@@ -56,16 +61,28 @@ def run(request: RunRequest) -> Record:
         UserError: a mistake found before anything was computed.
         RheError, KeyboardInterrupt: after the record with status `error` has been written.
     """
+    transcript = Transcript()
+    return recorded(request, functools.partial(_run, transcript), functools.partial(_save_transcript, transcript))
+
+
+def recorded(request: RunRequest, work: Work, save: Callable[[RunRequest, Record], None] | None = None) -> Record:
+    """Do `work` with progress on the terminal, and write what it made of the record, whatever happens.
+
+    Args:
+        save: called before the record is written; what else belongs into the folder.
+
+    Raises:
+        UserError, RheError, KeyboardInterrupt: what the work raised, after record and report have been written.
+    """
     _make_folder(request.out)
     record = _new_record(request)
-    transcript = Transcript()
     started = time.perf_counter()
     one_blas_thread()
     reporter = Reporter(request.quiet)
     watch = MemoryWatch()
     try:
         with watch, reporter, limited_threads(request.parameters.threads):
-            _run(request, record, transcript, reporter)
+            work(request, record, reporter)
         record.status = "ok"
     except BaseException as error:
         record.status = "error"
@@ -75,20 +92,22 @@ def run(request: RunRequest) -> Record:
         record.seconds = time.perf_counter() - started
         record.stages = reporter.stages
         record.peak_memory_bytes = watch.peak_bytes
-        _finish(request, record, transcript)
+        if save is not None:
+            save(request, record)
+        _finish(request, record)
     return record
 
 
-def _run(request: RunRequest, record: Record, transcript: Transcript, reporter: Reporter) -> None:
+def _run(transcript: Transcript, request: RunRequest, record: Record, reporter: Reporter) -> None:
     with reporter.stage("data, backbone and plan", 1.0):
         lab = prepare(request.parameters)
-    _describe(lab, record)
+    describe(lab, record)
     save_record(record, request.out / "record.json")
-    with _transport(request.parameters, reporter) as transport:
+    with open_transport(request.parameters, reporter) as transport:
         with reporter.stage("seating the adversary", 1.0):
             transport.seat(ADVERSARY, adversary_setup(lab), request.parameters.party_timeout)
         for world in lab.worlds:
-            cell = _world_record(world)
+            cell = _world_record(world, request.parameters)
             record.worlds.append(cell)
             try:
                 run_world(lab, world, transport, transcript, reporter, cell)
@@ -99,7 +118,8 @@ def _run(request: RunRequest, record: Record, transcript: Transcript, reporter: 
             save_record(record, request.out / "record.json")
 
 
-def _transport(parameters: Parameters, reporter: Reporter) -> Transport:
+def open_transport(parameters: Parameters, reporter: Reporter) -> Transport:
+    """The transport that the parameters name, started or joined."""
     if parameters.transport != "ray":
         return make_transport(parameters.transport)
     with reporter.stage("starting Ray" if parameters.address is None else "joining the Ray cluster", 1.0):
@@ -140,7 +160,8 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _describe(lab: Laboratory, record: Record) -> None:
+def describe(lab: Laboratory, record: Record) -> None:
+    """Put what was prepared into the record: data, backbone, threat model."""
     p = lab.parameters
     candidates = [int((lab.truth.labels == k).sum()) for k in range(lab.truth.classes)]
     record.dataset = {
@@ -166,12 +187,12 @@ def _describe(lab: Laboratory, record: Record) -> None:
     record.corrupted = list(lab.threat_model.corrupted)
 
 
-def _world_record(world: World) -> WorldRecord:
+def _world_record(world: World, parameters: Parameters) -> WorldRecord:
     plan = [] if world.plan is None else [(name, f"{value}") for name, value, _why in world.plan.describe()]
     return WorldRecord(
         name=world.name,
         defence=world.reference,
-        summary=world.defence.summary,
+        summary=world.describe(parameters),
         scheme=world.scheme,
         plan=plan,
     )
@@ -183,8 +204,7 @@ def _reason(error: BaseException) -> str:
     return str(error) if isinstance(error, RheError) else f"{type(error).__name__}: {error}"
 
 
-def _finish(request: RunRequest, record: Record, transcript: Transcript) -> None:
-    """Write everything that there is; called on every way out of a run."""
+def _save_transcript(transcript: Transcript, request: RunRequest, record: Record) -> None:
     path = request.out / "transcript.binpb"
     try:
         record.transcript_sha256 = transcript.save(path)
@@ -192,6 +212,10 @@ def _finish(request: RunRequest, record: Record, transcript: Transcript) -> None
         if sys.exc_info()[1] is None or not isinstance(sys.exc_info()[1], UserError):
             raise DataError(f"cannot write {str(path)!r}: {error.strerror}") from error
     record.transcript_messages = len(transcript)
+
+
+def _finish(request: RunRequest, record: Record) -> None:
+    """Write everything that there is; called on every way out of a run."""
     save_record(record, request.out / "record.json")
     report = request.out / "report.html"
     try:

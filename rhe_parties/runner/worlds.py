@@ -8,7 +8,7 @@ import numpy as np
 
 from rhe_parties.errors import FailureCode, SchemeError, TransportError
 from rhe_parties.he.scheme import PublicMaterial, make_custody, make_encryptor, make_evaluator
-from rhe_parties.messages.payloads import AskDecisions, Decision, HeadReady, TrainHead
+from rhe_parties.messages.payloads import AdmitClient, AskDecisions, ClientAdmitted, Decision, HeadReady, TrainHead
 from rhe_parties.metrics.cost import message_costs
 from rhe_parties.metrics.reconstruction import Measured
 from rhe_parties.metrics.utility import accuracy, agreement
@@ -17,7 +17,7 @@ from rhe_parties.rng import numpy_stream
 from rhe_parties.runner.plan import Laboratory, World
 from rhe_parties.runner.progress import Reporter
 from rhe_parties.runner.seats import party_setups
-from rhe_parties.threat.model import DATA_OWNER, KEY_HOLDER
+from rhe_parties.threat.model import ADVERSARY, DATA_OWNER, KEY_HOLDER
 from rhe_parties.threat.transcript import Transcript
 from rhe_parties.transport import PartyFailure, Switchboard, Transport
 from rhe_parties.types import IntArray
@@ -57,6 +57,8 @@ def run_world(
             for index in range(heads):
                 board.ask(DATA_OWNER, TrainHead(lab.head_id(index), index), HeadReady)
                 update(index + 1)
+        if world.client:
+            board.ask(KEY_HOLDER, AdmitClient(ADVERSARY, p.client_budget), ClientAdmitted)
         decisions = np.empty(lab.evaluation.shape, dtype=np.int64)
         with reporter.stage(f"world {world.name}: deciding", heads) as update:
             for index in range(heads):
@@ -92,7 +94,9 @@ def _decide(lab: Laboratory, board: Switchboard, index: int) -> tuple[IntArray, 
 def _measure_utility(lab: Laboratory, world: World, decisions: IntArray, record: WorldRecord) -> None:
     labels = lab.dataset.labels[lab.evaluation]
     stream = numpy_stream(lab.parameters.seed, "bootstrap-utility")
-    right = accuracy(decisions, labels, lab.truth.classes, stream)
+    # A head's own training images tell nothing about its accuracy; every head has as many of them.
+    fresh, heads = ~lab.evaluation_members, len(labels)
+    right = accuracy(decisions[fresh].reshape(heads, -1), labels[fresh].reshape(heads, -1), lab.truth.classes, stream)
     pairs = zip(lab.heads, lab.evaluation_features, strict=True)
     float_decisions = np.stack([head.logits(features).argmax(axis=1) for head, features in pairs])
     record.accuracy = right.value
@@ -129,7 +133,7 @@ def _messages(lab: Laboratory, world: World, transcript: Transcript) -> list[Mes
             count=cost.count,
             total_bytes=cost.total_bytes,
             handled_seconds=cost.handled_seconds,
-            seen_by_adversary=lab.threat_model.exposes(cost.sender, cost.recipient),
+            seen_by_adversary=world.threat_model(lab.threat_model).exposes(cost.sender, cost.recipient),
         )
         for cost in message_costs(transcript.world(world.name))
     ]

@@ -29,7 +29,8 @@ class ThreatModel:
         active: whether it may change or inject messages; only passive adversaries exist so far.
         query_budget: images that the KeyHolder decides in a run, None for no limit.
         decisions_leak: what the KeyHolder releases, and to whom.
-        knows: prior knowledge, out of `backbone`, `recipe` and `auxiliary`.
+        knows: prior knowledge, out of `backbone`, `recipe`, `auxiliary`, `initial-weights`, `all-but-one` and
+            `candidates`.
     """
 
     corrupted: tuple[str, ...] = (MODEL_HOST,)
@@ -46,8 +47,8 @@ class ThreatModel:
         if LABORATORY in self.corrupted:
             raise ParameterError("the laboratory cannot be corrupted: it holds the ground truth")
         for item in self.knows:
-            if item not in KNOWLEDGE:
-                raise unknown_name("prior knowledge", item, KNOWLEDGE)
+            if item not in _KNOWLEDGE_TEXT:
+                raise unknown_name("prior knowledge", item, _KNOWLEDGE_TEXT)
         if self.active:
             raise ParameterError("active=True is not allowed: strategies are passive so far (allowed: False)")
 
@@ -68,11 +69,15 @@ class ThreatModel:
 
     def exposes(self, sender: str, recipient: str) -> bool:
         """Whether an envelope from `sender` to `recipient` is seen."""
-        return sender in self.corrupted or recipient in self.corrupted or (sender, recipient) in self.tapped_links
+        ends = {sender, recipient}
+        return bool(ends & {*self.corrupted, ADVERSARY}) or (sender, recipient) in self.tapped_links
 
 
 _KNOWLEDGE_TEXT = {
     "backbone": "the public backbone and its weights",
     "recipe": "the head's training recipe",
     "auxiliary": "labelled images of the same kind, none of them private",
+    "initial-weights": "the heads' weights before training",
+    "all-but-one": "all training images but one, and that one's class",
+    "candidates": "images to judge, half of them training images",
 }

@@ -11,6 +11,7 @@ from typing import TypeVar
 from rhe_parties.messages import Envelope, Payload, decode
 from rhe_parties.messages.payloads import (
     ClassifyRequest,
+    ClientAdmitted,
     Decision,
     EncryptedHead,
     PlainHead,
@@ -32,6 +33,15 @@ class Observation(StrEnum):
     PUBLIC_KEY = "public key material"
     QUERIES = "classify requests"
     DECISIONS = "decisions"
+    RELEASED_SCORES = "released scores"
+    # A client of the key holder may ask for decisions on images of its own choice.
+    ORACLE = "answers to images of its own choice"
+    ORACLE_SCORES = "scores for images of its own choice"
+    # What the laboratory's challenge adds to the view; see `rhe_parties.messages.adversarial.Challenge`.
+    CANDIDATES = "candidate images to judge"
+    KNOWN_IMAGES = "all training images but one"
+    INITIAL_WEIGHTS = "initial weights"
+    PROPERTY = "a property to infer"
 
 
 _EVIDENCE: dict[Observation, type[Payload]] = {
@@ -40,6 +50,7 @@ _EVIDENCE: dict[Observation, type[Payload]] = {
     Observation.PUBLIC_KEY: PublicMaterial,
     Observation.QUERIES: ClassifyRequest,
     Observation.DECISIONS: Decision,
+    Observation.ORACLE: ClientAdmitted,
 }
 
 
@@ -74,7 +85,12 @@ class AdversaryView:
     def holds(self) -> frozenset[Observation]:
         """What is really there, decided from the content alone."""
         kinds = {type(envelope.payload) for envelope in self.envelopes}
-        return frozenset(what for what, kind in _EVIDENCE.items() if kind in kinds)
+        held = {what for what, kind in _EVIDENCE.items() if kind in kinds}
+        if any(decision.logits.size for decision in self.of_kind(Decision)):
+            held.add(Observation.RELEASED_SCORES)
+        if any(grant.release != "classes" for grant in self.of_kind(ClientAdmitted)):
+            held.add(Observation.ORACLE_SCORES)
+        return frozenset(held)
 
 
 def build_view(transcript: Iterable[TranscriptEntry], threat_model: ThreatModel) -> AdversaryView:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Generic, TypeVar
 
 from rhe_parties.errors import FailureCode, ProtocolError, TransportError
 from rhe_parties.messages import Envelope, Payload, decode, encode
-from rhe_parties.messages.payloads import Failure
-from rhe_parties.threat.model import LABORATORY
+from rhe_parties.messages.payloads import Elided, Failure
+from rhe_parties.threat.model import ADVERSARY, LABORATORY
 from rhe_parties.threat.transcript import Transcript, TranscriptEntry
 
 __all__ = ["PartyFailure", "ProgressCallback", "Switchboard", "Transport"]
@@ -131,27 +133,34 @@ class Switchboard:
         what = f"{exchange.answer.__name__} in answer to {type(command.payload).__name__}"
         raise TransportError(recipient, f"{recipient} gave no {what}{why}")
 
-    def ask_untapped(
-        self,
-        recipient: str,
-        payload: Payload,
-        answer: type[P],
-        timeout_seconds: float,
-        progress: ProgressCallback,
-    ) -> P:
-        """One command and its direct answer, outside the transcript: the adversary's seat is no part of the protocol.
+    def order_attack(self, payload: Payload, answer: type[P], timeout_seconds: float, progress: ProgressCallback) -> P:
+        """One order to the adversary's seat and its answer, both outside the transcript: they are no part of the
+        protocol. What the adversary asks the parties on the way is routed as ever and recorded without bodies.
 
         Raises:
             PartyFailure, TransportError: as `ask`.
         """
-        envelope = self._envelope(recipient, payload)
-        replies = self._transport.deliver(recipient, encode(envelope), timeout_seconds, progress)
-        for reply in map(decode, replies):
-            if isinstance(reply.payload, Failure):
-                raise PartyFailure(reply.payload)
-            if isinstance(reply.payload, answer):
-                return reply.payload
-        raise TransportError(recipient, f"{recipient} gave no {answer.__name__}")
+        order = self._envelope(ADVERSARY, payload)
+        under_way = deque([encode(order)])
+        parties: dict[str, None] = {}
+        while under_way:
+            data = under_way.popleft()
+            envelope = decode(data)
+            if envelope.recipient == LABORATORY:
+                if isinstance(envelope.payload, answer):
+                    return envelope.payload
+                if isinstance(envelope.payload, Failure) and envelope.sender == ADVERSARY:
+                    raise PartyFailure(envelope.payload)
+            elif envelope.recipient == ADVERSARY:
+                under_way.extend(self._transport.deliver(ADVERSARY, data, timeout_seconds, progress))
+            else:
+                parties[envelope.recipient] = None
+                under_way.extend(self._transport.deliver(envelope.recipient, data, self._timeout))
+            if envelope.sequence != order.sequence or envelope.sender != LABORATORY:
+                self._transcript.append(TranscriptEntry(self._world, encode(_without_body(envelope, data)), 0.0))
+            if not under_way:
+                under_way.extend(self._collect(list(parties)))
+        raise TransportError(ADVERSARY, f"{ADVERSARY} gave no {answer.__name__}")
 
     def _envelope(self, recipient: str, payload: Payload) -> Envelope:
         self._sequence += 1
@@ -198,6 +207,10 @@ class Switchboard:
             if time.monotonic() + pause > deadline:
                 raise TransportError(parties[0], f"requests are held back for longer than {self._timeout:g} s")
             time.sleep(pause)
+
+
+def _without_body(envelope: Envelope, data: bytes) -> Envelope:
+    return replace(envelope, payload=Elided(envelope.kind, len(data), hashlib.sha256(data).digest()))
 
 
 class _Exchange(Generic[P]):

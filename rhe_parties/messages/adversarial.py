@@ -1,0 +1,148 @@
+"""Messages to and from the adversary: its order and challenge, its claim, and its admission as a client."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from rhe_parties.errors import FailureCode, MessageError, NumericError
+from rhe_parties.messages.checks import check_name, check_tensor, empty
+from rhe_parties.types import FloatArray, IntArray, UInt8Array
+
+__all__ = ["CLAIM_ARRAYS", "NULL_PREFIX", "AdmitClient", "AttackRequest", "Challenge", "ClaimReport", "ClientAdmitted"]
+
+#: Arrays that a claim may hold, and their number of dimensions; all but the whitener have one row per head.
+CLAIM_ARRAYS = {
+    "images": 5,
+    "features": 3,
+    "whitener": 2,
+    "weights": 3,
+    "biases": 2,
+    "scores": 2,
+    "property_scores": 2,
+    "inputs": 5,
+}
+#: Before the names of the arrays that the same strategy made of an input without information.
+NULL_PREFIX = "null."
+
+
+@dataclass(frozen=True)
+class AdmitClient:
+    """Let `client` ask for decisions on images of its own: `budget` images per head, 0 for no limit."""
+
+    client: str
+    budget: int
+
+    def __post_init__(self) -> None:
+        check_name(self.client, "client")
+
+
+@dataclass(frozen=True)
+class ClientAdmitted:
+    """`client` may ask; `release` says what it gets: classes, rounded:DIGITS or logits."""
+
+    client: str
+    budget: int
+    release: str
+
+
+@dataclass(frozen=True)
+class Challenge:
+    """What the laboratory hands to the adversary beside its view, as a task demands it; everything is optional.
+
+    Attributes:
+        candidates: uint8 [V, M, C, H, W], images to judge: was each in its head's training set?
+        candidate_labels: int64 [V, M].
+        known_images: uint8 [V, N-1, C, H, W], the training images of each head but one.
+        known_labels: int64 [V, N-1].
+        target_labels: int64 [V], class of the unknown image.
+        initial_weights: float32 [V, K, D], the weights before training (biases start at 0).
+        property_values: float32 [P], what the private property of a training set may be.
+        property_name: see `rhe_parties.data.properties`.
+    """
+
+    candidates: UInt8Array | None = None
+    candidate_labels: IntArray | None = None
+    known_images: UInt8Array | None = None
+    known_labels: IntArray | None = None
+    target_labels: IntArray | None = None
+    initial_weights: FloatArray | None = None
+    property_values: FloatArray | None = None
+    property_name: str = ""
+
+    def __post_init__(self) -> None:
+        for name, dtype, dimensions in (
+            ("candidates", np.uint8, 5),
+            ("candidate_labels", np.int64, 2),
+            ("known_images", np.uint8, 5),
+            ("known_labels", np.int64, 2),
+            ("target_labels", np.int64, 1),
+            ("initial_weights", np.float32, 3),
+            ("property_values", np.float32, 1),
+        ):
+            array = getattr(self, name)
+            if array is not None:
+                check_tensor(array, f"challenge {name}", dtype, dimensions)
+
+
+@dataclass(frozen=True)
+class AttackRequest:
+    """Run `adversary` on `view`: envelopes exactly as they crossed a border that the threat model exposes.
+
+    `head_ids` are the victim heads to make a claim about; that they exist is no secret.
+    """
+
+    world: str
+    adversary: str
+    source: str
+    variant: str
+    option_names: tuple[str, ...]
+    option_values: tuple[str, ...]
+    seed: int
+    view: tuple[bytes, ...]
+    head_ids: tuple[str, ...]
+    challenge: Challenge = field(default_factory=Challenge)
+
+
+@dataclass(frozen=True)
+class ClaimReport:
+    """What a strategy made of its view.
+
+    `array_names` name the `arrays`, float32, after `CLAIM_ARRAYS`; a leading `null.` marks what the strategy made of
+    an input that holds nothing. `queries` int64 [V], or empty: decisions used per head, as the key holder counted.
+    """
+
+    adversary: str
+    variant: str
+    outcome: str
+    missing: tuple[str, ...] = ()
+    error: str = ""
+    head_ids: tuple[str, ...] = ()
+    array_names: tuple[str, ...] = ()
+    arrays: tuple[FloatArray, ...] = ()
+    queries: IntArray = field(default_factory=lambda: empty(np.int64))
+    note_names: tuple[str, ...] = ()
+    note_values: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.array_names) != len(self.arrays) or len(set(self.array_names)) != len(self.arrays):
+            raise MessageError(FailureCode.MALFORMED, f"{len(self.array_names)} names for {len(self.arrays)} arrays")
+        if not self.queries.size:  # an absent tensor has no type of its own
+            object.__setattr__(self, "queries", empty(np.int64))
+        for full_name, array in zip(self.array_names, self.arrays, strict=True):
+            name = full_name.removeprefix(NULL_PREFIX)
+            if name not in CLAIM_ARRAYS:
+                raise MessageError(FailureCode.MALFORMED, f"a claim holds no array {full_name[:64]!r}")
+            check_tensor(array, f"claimed {full_name}", np.float32, CLAIM_ARRAYS[name])
+            if name != "whitener" and array.shape[0] != len(self.head_ids):
+                raise NumericError(
+                    f"claimed {full_name} are for {array.shape[0]} heads, {len(self.head_ids)} are named",
+                    FailureCode.BAD_TENSOR,
+                )
+
+    @property
+    def named(self) -> Mapping[str, FloatArray]:
+        """The arrays by their names."""
+        return dict(zip(self.array_names, self.arrays, strict=True))

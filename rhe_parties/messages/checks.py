@@ -1,0 +1,49 @@
+"""Checks that several messages share."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from rhe_parties.errors import FailureCode, MessageError, NumericError
+from rhe_parties.types import AnyArray, UInt8Array
+
+__all__ = ["MAX_NAME_LENGTH", "check_images", "check_name", "check_tensor", "empty"]
+
+MAX_NAME_LENGTH = 256
+
+
+def empty(dtype: npt.DTypeLike) -> AnyArray:
+    """The array that stands for "not there" in an optional tensor field."""
+    return np.empty((0,), dtype=dtype)
+
+
+def check_tensor(array: AnyArray, what: str, dtype: npt.DTypeLike, dimensions: int, finite: bool = True) -> None:
+    """Refuse a tensor of another type or rank, or one with NaN or infinite values.
+
+    Raises:
+        NumericError: with code BAD_TENSOR (type, rank) or BAD_VALUE (not finite).
+    """
+    if array.dtype != np.dtype(dtype) or array.ndim != dimensions:
+        raise NumericError(
+            f"{what} is {array.dtype} with {array.ndim} dimensions; expected {np.dtype(dtype)} with {dimensions}",
+            FailureCode.BAD_TENSOR,
+        )
+    if finite and array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise NumericError(f"{what} holds NaN or infinite values")
+
+
+def check_name(value: str, what: str) -> None:
+    """Refuse a name that is empty, too long or not printable (MALFORMED)."""
+    if not value or len(value) > MAX_NAME_LENGTH or not value.isprintable():
+        raise MessageError(
+            FailureCode.MALFORMED,
+            f"{what} must be 1 to {MAX_NAME_LENGTH} printable characters, not {value[:32]!r}",
+        )
+
+
+def check_images(images: UInt8Array) -> None:
+    """Refuse anything but at least one image, uint8 [B, C, H, W] (BAD_TENSOR)."""
+    check_tensor(images, "images", np.uint8, 4)
+    if images.shape[0] == 0:
+        raise NumericError("zero images given; at least one is needed", FailureCode.BAD_TENSOR)

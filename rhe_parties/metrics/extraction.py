@@ -1,0 +1,95 @@
+"""A claimed head against the true one: weights, and decisions on images that neither was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from rhe_parties.metrics.intervals import bootstrap_means, rate_interval
+from rhe_parties.metrics.truth import GroundTruth, Measured, MeasuredClaim, check_shape, measured
+from rhe_parties.model.head import LinearHead
+from rhe_parties.types import AnyArray, FloatArray, IntArray
+
+__all__ = ["measure_head", "queries_used"]
+
+# Other heads that each claim is compared with for what any head of the task would give.
+_OTHERS = 16
+
+
+def measure_head(
+    claim: MeasuredClaim, truth: GroundTruth, heads: Sequence[LinearHead], generator: np.random.Generator
+) -> list[Measured]:
+    """Cosine of the weights and, where the truth holds features to compare on, agreement of the decisions.
+
+    The value under chance is what the same claim gives against the *other* victims' heads.
+
+    Raises:
+        NumericError: weights or biases of another shape than the heads', or not finite.
+    """
+    weights = claim.get("weights")
+    if weights is None or not heads:
+        return []
+    classes, width = heads[0].classes, heads[0].features
+    check_shape("weights", weights, (len(heads), classes, width))
+    biases = claim.get("biases")
+    if biases is None:
+        biases = np.zeros((len(heads), classes), dtype=np.float32)
+    check_shape("biases", biases, (len(heads), classes))
+    found = [head_cosine(weights, heads, generator)]
+    for name, features in (
+        ("extraction_agreement", truth.agreement_features),
+        ("extraction_agreement_mixes", truth.random_features),
+    ):
+        if features is not None:
+            found.append(_agreement(name, weights, biases, heads, features, generator))
+    return found
+
+
+def head_cosine(weights: FloatArray, heads: Sequence[LinearHead], generator: np.random.Generator) -> Measured:
+    """Mean cosine between claimed and true weights, both centred over the classes (the shift decides nothing)."""
+    true = np.stack([head.weight for head in heads]).astype(np.float64)
+    claimed = weights.astype(np.float64)
+    a, b = claimed - claimed.mean(axis=1, keepdims=True), true - true.mean(axis=1, keepdims=True)
+
+    def cosine(other: AnyArray) -> AnyArray:
+        norms = np.sqrt((a * a).sum((1, 2)) * (other * other).sum((1, 2)))
+        found: AnyArray = np.divide((a * other).sum((1, 2)), norms, out=np.zeros(len(a)), where=norms > 0)
+        return found
+
+    own = cosine(b)
+    chance = float(np.mean([cosine(np.roll(b, shift, axis=0)).mean() for shift in _shifts(len(a))]))
+    return measured("head_cosine", float(own.mean()), bootstrap_means(own, generator), len(a), len(a), chance)
+
+
+def _shifts(heads: int) -> range:
+    return range(1, min(_OTHERS, heads - 1) + 1) if heads > 1 else range(1)
+
+
+def _decisions(weights: AnyArray, biases: AnyArray, features: FloatArray) -> IntArray:
+    logits = features.astype(np.float64) @ weights.astype(np.float64).T + biases
+    decided: IntArray = np.argmax(logits, axis=1)
+    return decided
+
+
+def _agreement(
+    name: str,
+    weights: FloatArray,
+    biases: FloatArray,
+    heads: Sequence[LinearHead],
+    features: FloatArray,
+    generator: np.random.Generator,
+) -> Measured:
+    """Share of equal decisions on features [F, D]."""
+    claimed = np.stack([_decisions(w, b, features) for w, b in zip(weights, biases, strict=True)])
+    true = np.stack([_decisions(head.weight, head.bias, features) for head in heads])
+    hits = (claimed == true).astype(np.float64)
+    chance = float(np.mean([(claimed == np.roll(true, shift, axis=0)).mean() for shift in _shifts(len(heads))]))
+    return measured(name, float(hits.mean()), rate_interval(hits, generator), hits.size, len(hits), chance)
+
+
+def queries_used(queries: IntArray, generator: np.random.Generator) -> Measured:
+    """Decisions per head that the adversary asked for, as the key holder counted them."""
+    values = queries.astype(np.float64)
+    interval = bootstrap_means(values, generator)
+    return measured("queries", float(values.mean()), interval, int(queries.sum()), len(queries))
