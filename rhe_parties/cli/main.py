@@ -14,6 +14,8 @@ import typer
 
 from rhe_parties.cli.attacking import attack_command
 from rhe_parties.cli.bench_head import head_command
+from rhe_parties.cli.bench_reconstruct import reconstruct_command
+from rhe_parties.cli.bench_shadows import shadows_command
 from rhe_parties.cli.benching import bench
 from rhe_parties.cli.fuzzing import fuzz_command
 from rhe_parties.cli.listing import list_command
@@ -33,6 +35,8 @@ app.command("attack")(attack_command)
 app.command("fuzz")(fuzz_command)
 app.command("list")(list_command)
 bench.command("head")(head_command)
+bench.command("reconstruct")(reconstruct_command)
+bench.command("shadows")(shadows_command)
 app.add_typer(bench)
 app.command("plan")(plan_command)
 

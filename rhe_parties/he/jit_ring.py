@@ -20,8 +20,8 @@ from typing import Any
 import numba
 import numpy as np
 
-from rhe_parties.he.jit_cache import ensure_cache_folder
 from rhe_parties.he.jit_vectors import CHUNK, accumulate
+from rhe_parties.model.jit_cache import ensure_cache_folder
 
 __all__ = [
     "LANES",

@@ -52,7 +52,9 @@ _ZSTD_SPLIT = 16
 _LOCAL = threading.local()
 
 
-def read_ciphertext(data: bytes, degree: int, prime: int, parms_id: bytes | None = None) -> npt.NDArray[np.uint64]:
+def read_ciphertext(
+    data: bytes, degree: int, prime: int, parms_id: bytes | None = None, *, transparent: bool = False
+) -> npt.NDArray[np.uint64]:
     """Residues [2, N] of a saved BFV ciphertext of two polynomials in coefficient form over one data prime.
 
     Args:
@@ -60,11 +62,12 @@ def read_ciphertext(data: bytes, degree: int, prime: int, parms_id: bytes | None
         degree: N of the plan.
         prime: the one data prime; every residue must be below it.
         parms_id: SEAL's hash of the encryption parameters (32 bytes); None accepts any.
+        transparent: whether a transparent ciphertext is read too; only somebody who looks for such wants that.
 
     Raises:
         SchemeError: (BAD_CIPHERTEXT) damaged, truncated or expanding bytes, another version, size, number of
-            polynomials or primes, NTT form, other parameters, a residue beyond the prime, or a transparent
-            ciphertext (second polynomial zero: anybody can read it).
+            polynomials or primes, NTT form, other parameters, a residue beyond the prime, or, unless allowed, a
+            transparent ciphertext (second polynomial zero: anybody can read it).
     """
     words = 2 * degree
     content = CIPHERTEXT_OVERHEAD + 8 * words
@@ -75,7 +78,7 @@ def read_ciphertext(data: bytes, degree: int, prime: int, parms_id: bytes | None
         residues = np.frombuffer(body, dtype="<u8", offset=CIPHERTEXT_OVERHEAD).astype(np.uint64).reshape(2, degree)
         if int(residues.max()) >= prime:
             reason = f"residue {int(residues.max())} is not below the prime {prime}"
-        elif not residues[1].any():
+        elif not transparent and not residues[1].any():
             reason = "it is transparent: it hides nothing"
         else:
             return residues

@@ -24,6 +24,7 @@ __all__ = [
     "LinearHead",
     "Recipe",
     "check_training_sets",
+    "descend_dual",
     "initial_weights",
     "train_head",
     "train_heads",
@@ -161,7 +162,7 @@ def train_heads(
         x = torch.from_numpy(np.ascontiguousarray(features[part], np.float32)).double()
         onehot = F.one_hot(torch.from_numpy(np.ascontiguousarray(labels[part])), classes).double()
         start = torch.from_numpy(initial_weights(seeds[part], classes, width, recipe.init_std)).double()
-        weight, bias = (_descend_dual if dual else _descend)(x, onehot, start, recipe)
+        weight, bias = (descend_dual if dual else _descend)(x, onehot, start, recipe)
         weights[part], biases[part] = weight.float().numpy(), bias.float().numpy()
     if not (np.isfinite(weights).all() and np.isfinite(biases).all()):
         raise NumericError(f"head training diverged with learning_rate = {recipe.learning_rate}")
@@ -196,8 +197,18 @@ def _descend(x: Tensor, onehot: Tensor, weight: Tensor, recipe: Recipe) -> tuple
     return weight, bias
 
 
-def _descend_dual(x: Tensor, onehot: Tensor, start: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
-    """The same on the coefficients A [V, N, K] of W = shrink·W_0 + AᵀX."""
+def descend_dual(x: Tensor, onehot: Tensor, start: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
+    """The same training on the coefficients A [V, N, K] of W = shrink·W_0 + AᵀX.
+
+    Args:
+        x: training features [V, N, D].
+        onehot: their labels [V, N, K], floating.
+        start: weights before training [V, K, D]; biases start at 0.
+        recipe: the training recipe.
+
+    Returns:
+        Weights [V, K, D] and biases [V, K] in the arguments' precision, on their device.
+    """
     gram, first = x @ x.mT, x @ start.mT
     coefficients, bias = torch.zeros_like(onehot), torch.zeros_like(start[..., 0])
     keep, shrink = 1 - recipe.learning_rate * recipe.weight_decay, 1.0
