@@ -14,7 +14,9 @@ from sklearn.datasets import load_digits
 
 from rhe_parties.report.record import (
     AttackRecord,
+    CurveRecord,
     ExampleRecord,
+    HistogramRecord,
     MessageRecord,
     Record,
     ResultRecord,
@@ -264,7 +266,13 @@ def hostile() -> Record:
     uri = "https://example.com/x.png"
     shown = [ExampleRecord(head_id=HOSTILE, true=[uri], claimed=["javascript:alert(1)"], class_average=[HOSTILE])]
     cell = attack(HOSTILE, "as-is", "leaked", [rate("identification_rate", 0.5, 0.4, 0.6, 0.1)], shown, HOSTILE)
-    cell = cell.model_copy(update={"notes": {HOSTILE: HOSTILE}})
+    curves = [
+        CurveRecord(name=name, fpr=[0.1, 1.0], tpr=[0.5, 1.0], low=[0.4, 1.0], high=[0.6, 1.0])
+        for name in ("roc", "np_roc", f"np_roc_class_{HOSTILE}", HOSTILE)
+    ]
+    scores = HistogramRecord(name="membership", edges=[0.0, 1.0], positives=[1.0], negatives=[1.0])
+    update = {"notes": {HOSTILE: HOSTILE}, "curves": curves, "histograms": [scores]}
+    cell = cell.model_copy(update=update)
     broken = attack(HOSTILE, "as-is", "error", [rate(HOSTILE, math.nan, math.inf, math.nan, math.nan)], [])
     lost = attack("x", "as-is", "blocked", [], [], missing=[HOSTILE])
     world = WorldRecord(

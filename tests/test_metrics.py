@@ -13,7 +13,8 @@ from rhe_parties.metrics.reconstruction import GroundTruth, identification, mean
 from rhe_parties.rng import numpy_stream
 
 
-def _truth(heads: int = 12, classes: int = 10, spare: int = 8, per_class: int = 1, seed: int = 0) -> GroundTruth:
+def make_truth(heads: int = 12, classes: int = 10, spare: int = 8, per_class: int = 1, seed: int = 0) -> GroundTruth:
+    """Random images and features; class k owns a block of the pool."""
     rng = np.random.default_rng(seed)
     pool = heads * per_class + spare
     labels = np.repeat(np.arange(classes), pool)
@@ -26,7 +27,7 @@ def _truth(heads: int = 12, classes: int = 10, spare: int = 8, per_class: int = 
 
 
 def test_perfect_claim_identifies_everything() -> None:
-    truth = _truth(per_class=2)
+    truth = make_truth(per_class=2)
     found = identification(truth, truth.features[truth.sets], truth.features, numpy_stream(0, "t"))
     assert found.value == 1.0
     assert found.low < 1.0 == found.high
@@ -34,7 +35,7 @@ def test_perfect_claim_identifies_everything() -> None:
 
 
 def test_random_claim_is_at_chance() -> None:
-    truth = _truth(heads=60)
+    truth = make_truth(heads=60)
     claimed = np.random.default_rng(1).normal(size=(60, 10, 6)).astype(np.float32)
     found = identification(truth, claimed, truth.features, numpy_stream(0, "t"))
     assert found.chance is not None
@@ -42,14 +43,14 @@ def test_random_claim_is_at_chance() -> None:
 
 
 def test_one_image_is_not_counted_twice() -> None:
-    truth = _truth(heads=3, classes=2, per_class=2)
+    truth = make_truth(heads=3, classes=2, per_class=2)
     claimed = truth.features[truth.sets]
     claimed[:, 1], claimed[:, 3] = claimed[:, 0], claimed[:, 2]  # both claims of a class point at one image
     assert identification(truth, claimed, truth.features, numpy_stream(0, "t")).value == 0.5
 
 
 def test_claims_of_other_heads_score_nothing() -> None:
-    truth = _truth()
+    truth = make_truth()
     claimed = np.roll(truth.features[truth.sets], 1, axis=0)
     assert identification(truth, claimed, truth.features, numpy_stream(0, "t")).value == 0.0
 
@@ -57,7 +58,7 @@ def test_claims_of_other_heads_score_nothing() -> None:
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10**6))
 def test_tpr_equals_a_slow_reference(seed: int) -> None:
-    truth = _truth(heads=18, seed=seed)
+    truth = make_truth(heads=18, seed=seed)
     rng = np.random.default_rng(seed)
     own_images = truth.images[truth.sets]
     claimed = (own_images + rng.normal(0, 0.6, own_images.shape)).astype(np.float32)
@@ -77,13 +78,13 @@ def test_tpr_equals_a_slow_reference(seed: int) -> None:
 
 
 def test_tpr_is_refused_where_the_sample_cannot_resolve_it() -> None:
-    truth = _truth(heads=12)
+    truth = make_truth(heads=12)
     claimed = truth.images[truth.sets]
     assert tpr_at_fpr(truth, claimed, 0.001, numpy_stream(0, "t")) is None
 
 
 def test_tpr_of_a_perfect_and_of_a_blind_claim() -> None:
-    truth = _truth(heads=20)
+    truth = make_truth(heads=20)
     perfect = tpr_at_fpr(truth, truth.images[truth.sets], 0.01, numpy_stream(0, "t"))
     average = np.broadcast_to(truth.images.mean(axis=0), (20, 10, 1, 4, 4)).astype(np.float32)
     blind = tpr_at_fpr(truth, average, 0.01, numpy_stream(0, "t"))
@@ -94,7 +95,7 @@ def test_tpr_of_a_perfect_and_of_a_blind_claim() -> None:
 
 
 def test_mse_baseline_is_the_error_against_other_heads() -> None:
-    truth = _truth(heads=5)
+    truth = make_truth(heads=5)
     measured = mean_squared_error(truth, truth.images[truth.sets], numpy_stream(0, "t"))
     assert measured.value == pytest.approx(0.0, abs=1e-12)
     assert measured.chance == pytest.approx(2 / 3, rel=0.2)  # two independent uniforms on [-1, 1]
@@ -114,13 +115,13 @@ def test_rate_interval_covers_the_true_rate() -> None:
     covered = 0
     for trial in range(100):
         hits = (rng.random((30, 10)) < 0.3).astype(float)
-        low, high = rate_interval(hits, numpy_stream(trial, "cover"))
+        low, high, _ = rate_interval(hits, numpy_stream(trial, "cover"))
         covered += low <= 0.3 <= high
     assert covered >= 92
 
 
 def test_tpr_by_class_has_a_threshold_for_each_class() -> None:
-    truth = _truth(heads=60)
+    truth = make_truth(heads=60)
     images = truth.images.copy()
     images[truth.labels == 1] *= 0.01  # a class whose images are all alike
     truth = GroundTruth(images, truth.features, truth.labels, truth.sets, truth.classes)

@@ -6,11 +6,7 @@ import io
 import itertools
 import math
 import re
-import shutil
-from collections.abc import Iterator
 from html.parser import HTMLParser
-from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -24,6 +20,9 @@ from rhe_parties.report.table import render_error, render_table
 from rhe_parties.report.verdicts import control_sentences, headline, verdicts
 from rhe_parties.report.wording import format_value, size_text, world_cost
 from tests.report_sample import RECORDS, attack, blocked_only, failed, hostile, rate, sample_record
+from tests.report_tasks import TASKS
+
+EVERY = {**RECORDS, **{f"task-{name}": make for name, make in TASKS.items()}}
 
 
 def printed(record: Record, width: int = 100) -> str:
@@ -113,9 +112,9 @@ def test_costs_are_per_prediction() -> None:
     assert (without.predictions, without.reply) == (None, 6_182_000)
 
 
-@pytest.mark.parametrize("name", RECORDS)
+@pytest.mark.parametrize("name", EVERY)
 def test_every_record_gives_a_table(name: str) -> None:
-    text = printed(RECORDS[name]())
+    text = printed(EVERY[name]())
     assert "\x1b" not in text
     assert "nan" not in re.findall(r"[a-z]+", text.lower())
     assert max(map(len, text.splitlines())) <= 100
@@ -265,9 +264,9 @@ def test_a_tapped_link_exposes_what_it_carries() -> None:
 # ---- page --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", RECORDS)
+@pytest.mark.parametrize("name", EVERY)
 def test_page_is_well_formed_and_refers_to_nothing_outside(name: str) -> None:
-    html = render_html(RECORDS[name]())
+    html = render_html(EVERY[name]())
     page = Page(html)
     assert not {"script", "link", "iframe", "object", "embed", "base"} & {tag for tag, _ in page.tags}
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
@@ -340,74 +339,3 @@ def test_the_baselines_images_are_not_called_an_attacks() -> None:
 
 def test_report_is_a_function_of_the_record() -> None:
     assert render_html(sample_record()) == render_html(sample_record())
-
-
-# ---- browser -----------------------------------------------------------------------------------------------------
-
-CHROMIUM = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
-DRIVER = shutil.which("chromedriver")
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--no-first-run",
-)  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A headless Chromium with a fresh profile."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    if CHROMIUM is None or DRIVER is None:
-        pytest.skip("no chromium with chromedriver on this machine, so no browser looks at the report")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    service = webdriver.ChromeService(DRIVER)
-    driver = webdriver.Chrome(options=options, service=service)
-    yield driver
-    driver.quit()
-
-
-def show(browser: Any, record: Record, folder: Path, width: int) -> None:
-    """Open the record's report at a window width."""
-    file = folder / "report.html"
-    file.write_text(render_html(record), encoding="utf-8")
-    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    browser.get(file.as_uri())
-
-
-@pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("name", RECORDS)
-def test_browser_shows_the_report_without_overflow_error_or_request(
-    browser: Any, tmp_path: Path, name: str, width: int
-) -> None:
-    show(browser, RECORDS[name](), tmp_path, width)
-    assert browser.get_log("browser") == []
-    assert "who can learn what" in browser.title
-    overflow, room = browser.execute_script("const e = document.documentElement; return [e.scrollWidth, e.clientWidth]")
-    assert overflow <= room + 1
-    requests = browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
-    assert [r for r in requests if not r.startswith("data:")] == []
-    assert browser.find_element("css selector", "h1").is_displayed()
-
-
-@pytest.mark.parametrize("width", [390, 1280])
-def test_browser_shows_every_part_of_the_sample(browser: Any, tmp_path: Path, width: int) -> None:
-    show(browser, sample_record(), tmp_path, width)
-    for css in ("#headline", ".verdict", ".card.leaked .big", ".card.not-leaked .big", "#threat dl", ".strip img",
-                "svg.sequence", "svg.intervals", ".exposure td", ".numbers td", ".compare td", "#limits li",
-                "#repeat pre"):  # fmt: skip
-        found = browser.find_elements("css selector", css)
-        assert found, css
-        assert found[0].is_displayed(), css
-        assert min(found[0].size["width"], found[0].size["height"]) > 0, css
-    loaded = browser.execute_script("return Array.from(document.images, i => [i.complete, i.naturalWidth])")
-    assert len(loaded) == 120
-    assert all(complete and pixels == 32 for complete, pixels in loaded)
-    assert browser.find_element("css selector", ".strip img").size["width"] >= 48, "too small to recognise"
-    small = browser.execute_script(
-        "return Array.from(document.querySelectorAll('svg.sequence text'))"
-        ".filter(t => t.getBBox().x < -1 || t.getBBox().x + t.getBBox().width > 481).map(t => t.textContent)"
-    )
-    assert small == [], "labels that the picture cuts off"

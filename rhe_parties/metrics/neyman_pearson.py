@@ -120,7 +120,7 @@ def _analytic(errors: Errors, null: Errors, draws: AnyArray, grid: AnyArray) -> 
 
 def analytic_curve(errors: Errors, null: Errors, generator: np.random.Generator, points: int = 60) -> Curve:
     """The paper's analytic ROC curve, with the bootstrap over heads of both fits as its band."""
-    grid = np.geomspace(1e-4, 1 - 1e-6, points)
+    grid = np.unique(np.concatenate([np.geomspace(1e-4, 1 - 1e-6, points), [0.001, 0.01, 0.1]]))
     draws = np.vstack([np.ones(errors.heads), cluster_draws(errors.heads, generator, 200)])
     values = _analytic(errors, null, draws, grid)
     low, high = np.quantile(values[1:], [0.025, 0.975], axis=0)

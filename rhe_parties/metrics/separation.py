@@ -220,7 +220,9 @@ def roc_curve(name: str, data: Separation, generator: np.random.Generator, point
     The band is the bootstrap over heads of threshold and rate together.
     """
     lowest = min(max(1e-4, 3 / data.negatives.size), 0.5)
-    grid = np.append(np.geomspace(lowest, 1.0, points)[:-1], 1.0)
+    # The rates that are also given as numbers are on the curve exactly.
+    named = [rate for rate in (0.001, 0.01, 0.1) if rate > lowest]
+    grid = np.unique(np.concatenate([np.geomspace(lowest, 1.0, points)[:-1], named, [1.0]]))
     value = _rates_by_mass(data, np.ones(data.heads), grid)
     thinned = _thinned(data)
     draws = cluster_draws(data.heads, generator, _BAND_RESAMPLES)

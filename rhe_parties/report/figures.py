@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from rhe_parties.report.exposure import LANES
 from rhe_parties.report.record import MessageRecord, ResultRecord, WorldRecord
+from rhe_parties.report.svg import WIDTH, cut, svg, tag
 from rhe_parties.report.wording import (
     format_interval,
     format_value,
@@ -24,7 +25,6 @@ from rhe_parties.report.wording import (
 
 __all__ = ["IntervalRow", "eye_svg", "interval_svg", "sequence_svg"]
 
-WIDTH = 480
 _HEADER = 74
 _STEP = 50
 # Mean width of a character relative to the font size, for keeping labels inside the picture.
@@ -32,35 +32,12 @@ _ADVANCE, _BOLD = 0.56, 0.63
 _LABEL_SIZE, _DETAIL_SIZE = 14.5, 12.5
 
 
-def _tag(name: str, content: str | Markup = "", **attributes: str | float) -> Markup:
-    """One element; `class_` stands for `class`, underscores for hyphens; everything is escaped."""
-    parts = [Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), _text(v)) for key, v in attributes.items()]
-    return Markup("<{0}{1}>{2}</{0}>").format(Markup(name), Markup("").join(parts), content)
-
-
-def _text(value: str | float) -> str:
-    return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
-
-
-def _svg(height: float, label: str, css: str, *content: Markup) -> Markup:
-    return _tag(
-        "svg",
-        Markup("").join([_tag("title", label), *content]),
-        class_=css, viewBox=f"0 0 {WIDTH} {math.ceil(height)}", role="img", aria_label=label,
-    )  # fmt: skip
-
-
-def _cut(text: str, length: int) -> str:
-    """The text, cut where it would leave the picture; tables hold it in full."""
-    return text if len(text) <= length else text[: length - 1] + "…"
-
-
 def _eye(x: float, y: float) -> Markup:
     """The mark of "the adversary sees this": an eye, recognisable without colour."""
-    return _tag(
+    return tag(
         "g",
-        _tag("path", d=f"M{x - 8:.1f} {y:.1f}q8 -9 16 0q-8 9 -16 0z", class_="eye-lid")
-        + _tag("circle", cx=x, cy=y, r=2.6, class_="eye-pupil"),
+        tag("path", d=f"M{x - 8:.1f} {y:.1f}q8 -9 16 0q-8 9 -16 0z", class_="eye-lid")
+        + tag("circle", cx=x, cy=y, r=2.6, class_="eye-pupil"),
     )
 
 
@@ -86,23 +63,23 @@ def sequence_svg(world: WorldRecord, corrupted: list[str]) -> Markup:
     for i, message in enumerate(world.messages):
         content.append(_arrow(message, world, place, float(_HEADER + _STEP * i + 16), corrupted))
     label = f"Messages between the parties in world {printable(world.name)}, in order"
-    return _svg(bottom, label, "figure sequence", *content)
+    return svg(bottom, label, "figure sequence", *content)
 
 
 def _lane(name: str, x: float, bottom: float, box: float, corrupted: bool) -> Markup:
     seat = " seat" if corrupted else ""
-    words = [_cut(word, 10) for word in party_words(name).split(" ", 1)]
-    lines = [_tag("tspan", word, x=x, dy="0" if i == 0 else "1.1em") for i, word in enumerate(words)]
+    words = [cut(word, 10) for word in party_words(name).split(" ", 1)]
+    lines = [tag("tspan", word, x=x, dy="0" if i == 0 else "1.1em") for i, word in enumerate(words)]
     parts = [
-        _tag("line", x1=x, x2=x, y1=_HEADER - 20, y2=bottom, class_="life" + seat),
-        _tag("rect", x=x - box / 2, y=4, width=box, height=42, rx=6, class_="party" + seat),
-        _tag("text", Markup("").join(lines), x=x, y=30 if len(words) == 1 else 22, class_="party-name"),
+        tag("line", x1=x, x2=x, y1=_HEADER - 20, y2=bottom, class_="life" + seat),
+        tag("rect", x=x - box / 2, y=4, width=box, height=42, rx=6, class_="party" + seat),
+        tag("text", Markup("").join(lines), x=x, y=30 if len(words) == 1 else 22, class_="party-name"),
     ]
     if corrupted:
         parts += [
-            _tag("rect", x=x - box / 2, y=46, width=box, height=22, rx=4, class_="badge"),
-            _tag("text", "adversary", x=x + 10, y=61.5, class_="badge-text"),
-            _tag("g", _eye(x - 38, 57.0), class_="on-badge"),
+            tag("rect", x=x - box / 2, y=46, width=box, height=22, rx=4, class_="badge"),
+            tag("text", "adversary", x=x + 10, y=61.5, class_="badge-text"),
+            tag("g", _eye(x - 38, 57.0), class_="on-badge"),
         ]
     return Markup("").join(parts)
 
@@ -112,7 +89,7 @@ def _arrow(
 ) -> Markup:
     start, end = place[message.sender], place[message.recipient]
     seen = " seen" if message.seen_by_adversary else ""
-    label = _cut(kind_words(message, world), 34)
+    label = cut(kind_words(message, world), 34)
     detail = f"{message.count:,} × {size_text(message.total_bytes / max(message.count, 1))}"
     half = max(len(label) * _LABEL_SIZE, len(detail) * _DETAIL_SIZE) * (_BOLD if seen else _ADVANCE) / 2
     centre = min(max((start + end) / 2, half), WIDTH - half)
@@ -122,18 +99,18 @@ def _arrow(
     shaft = f"M{start:.1f} {line:.1f}H{back:.1f}"
     head = f"M{tip:.1f} {line:.1f}L{back:.1f} {line - 5:.1f}V{line + 5:.1f}z"
     parts = [
-        _tag("path", d=shaft, class_="shaft" + seen),
-        _tag("path", d=head, class_="head" + seen),
-        _tag("circle", cx=start, cy=line, r=3, class_="head" + seen),
-        _tag("text", label, x=centre, y=y, class_="label" + seen),
-        _tag("text", detail, x=centre, y=y + 15, class_="detail"),
+        tag("path", d=shaft, class_="shaft" + seen),
+        tag("path", d=head, class_="head" + seen),
+        tag("circle", cx=start, cy=line, r=3, class_="head" + seen),
+        tag("text", label, x=centre, y=y, class_="label" + seen),
+        tag("text", detail, x=centre, y=y + 15, class_="detail"),
     ]
     if seen:
         # Behind the corrupted party's lane, where the arrow leaves room; on a tapped link behind its tip.
         behind = start if message.sender in corrupted and message.recipient not in corrupted else end
         other = end if behind == start else start
         parts.append(_eye(behind + math.copysign(18, behind - other), line))
-    return _tag("g", Markup("").join(parts))
+    return tag("g", Markup("").join(parts))
 
 
 @dataclass(frozen=True)
@@ -146,8 +123,10 @@ class IntervalRow:
     words: str = ""
 
 
-def interval_svg(title: str, rows: list[IntervalRow]) -> Markup:
-    """Dots with 95 % intervals on a scale from 0 to 100 %, with a dashed line at each row's chance.
+def interval_svg(title: str, rows: list[IntervalRow], scale: str = "rate") -> Markup:
+    """Dots with 95 % intervals on a scale from 0 to 1, with a dashed line at each row's chance.
+
+    `scale` says how the axis is labelled: "rate" in percent, "number" as it is.
 
     Rows whose numbers are not finite are shown as words.
     """
@@ -156,20 +135,18 @@ def interval_svg(title: str, rows: list[IntervalRow]) -> Markup:
         heading = row.result is None and not row.words
         y += 30 if heading else 22
         content.append(
-            _tag(
-                "text", _cut(row.label, 36), x=8 if heading else 20, y=y, class_="row-head" if heading else "row-label"
-            )
+            tag("text", cut(row.label, 36), x=8 if heading else 20, y=y, class_="row-head" if heading else "row-label")
         )
         if heading:
             continue
         value = _value_words(row)
-        content.append(_tag("text", value, x=WIDTH - 8, y=y, class_=f"row-value {row.outcome}"))
+        content.append(tag("text", value, x=WIDTH - 8, y=y, class_=f"row-value {row.outcome}"))
         if row.result is not None and _finite(row.result):
             content.append(_interval(row.result, row.outcome, y + 13))
         y += 22 if row.result is not None else 8
     axis = y + 14
-    content.append(_axis(axis))
-    return _svg(axis + 22, title, "figure intervals", *content)
+    content.append(_axis(axis, scale))
+    return svg(axis + 22, title, "figure intervals", *content)
 
 
 def _finite(result: ResultRecord) -> bool:
@@ -188,21 +165,23 @@ def _at(rate: float) -> float:
 
 
 def _interval(result: ResultRecord, outcome: str, y: float) -> Markup:
-    parts = [_tag("line", x1=_at(0), x2=_at(1), y1=y, y2=y, class_="track")]
+    parts = [tag("line", x1=_at(0), x2=_at(1), y1=y, y2=y, class_="track")]
     if result.chance is not None and math.isfinite(result.chance):
         x = _at(result.chance)
-        parts.append(_tag("line", x1=x, x2=x, y1=y - 9, y2=y + 9, class_="chance"))
+        parts.append(tag("line", x1=x, x2=x, y1=y - 9, y2=y + 9, class_="chance"))
     parts += [
-        _tag("line", x1=_at(result.low), x2=_at(result.high), y1=y, y2=y, class_=f"interval {outcome}"),
-        _tag("circle", cx=_at(result.value), cy=y, r=5, class_=f"dot {outcome}"),
+        tag("line", x1=_at(result.low), x2=_at(result.high), y1=y, y2=y, class_=f"interval {outcome}"),
+        tag("circle", cx=_at(result.value), cy=y, r=5, class_=f"dot {outcome}"),
     ]
     return Markup("").join(parts)
 
 
-def _axis(y: float) -> Markup:
-    parts = [_tag("line", x1=_at(0), x2=_at(1), y1=y, y2=y, class_="axis")]
+def _axis(y: float, scale: str) -> Markup:
+    parts = [tag("line", x1=_at(0), x2=_at(1), y1=y, y2=y, class_="axis")]
     for percent in (0, 25, 50, 75, 100):
         x = _at(percent / 100)
-        parts.append(_tag("line", x1=x, x2=x, y1=y, y2=y + 4, class_="axis"))
-        parts.append(_tag("text", f"{percent} %", x=x, y=y + 18, class_="tick"))
+        parts.append(tag("line", x1=x, x2=x, y1=y, y2=y + 4, class_="axis"))
+        parts.append(
+            tag("text", f"{percent} %" if scale == "rate" else f"{percent / 100:g}", x=x, y=y + 18, class_="tick")
+        )
     return Markup("").join(parts)

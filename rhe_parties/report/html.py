@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
+from rhe_parties.report.evidence import curve_figures, interval_plots, null_sentence, rows_of, score_figures
 from rhe_parties.report.exposure import LANES, exposure
-from rhe_parties.report.figures import IntervalRow, eye_svg, interval_svg, sequence_svg
-from rhe_parties.report.record import AttackRecord, ExampleRecord, Record, WorldRecord
+from rhe_parties.report.figures import eye_svg, sequence_svg
+from rhe_parties.report.gallery import STRIP, galleries, gallery_words
+from rhe_parties.report.meanings import STATISTICS, is_baseline, statistic
+from rhe_parties.report.record import AttackRecord, Record, ResultRecord, WorldRecord
 from rhe_parties.report.verdicts import (
-    BASELINE,
     Verdict,
     control_sentences,
     deciding_result,
@@ -26,7 +27,6 @@ from rhe_parties.report.verdicts import (
 )
 from rhe_parties.report.wording import (
     MISSING,
-    STATISTICS,
     WorldCost,
     attack_name,
     encrypted,
@@ -34,32 +34,26 @@ from rhe_parties.report.wording import (
     format_interval,
     format_value,
     kind_words,
+    on_members,
     outcome_words,
     party_words,
     printable,
     seconds_text,
     size_text,
-    statistic,
     world_cost,
     world_phrase,
+    world_release,
 )
 
 __all__ = ["render_html"]
 
-# Anything else in a record's image field could make the page fetch something.
-_PNG_URI = re.compile(r"data:image/png;base64,[A-Za-z0-9+/]+={0,2}")
 # "[98.9, 100]" must not be torn apart at the end of a line.
 _INTERVAL = re.compile(r"(\[[-\d.,<>]+,) (?=[-\d.<>]+\])")
-# Images in one line of a strip, wide enough to be seen on a phone.
-STRIP = 5
-_PLOTTED = ("identification_rate", "tpr_at_fpr_1pct")
 
 
 def render_html(record: Record) -> str:
     """The report of a run as one HTML page that works offline, in print and without colour."""
     found = verdicts(record)
-    attacks = [attack for world in record.worlds for attack in world.attacks]
-    names = sorted({result.statistic for attack in attacks for result in attack.results})
     return _template().render(
         record=record,
         title=f"{record.scenario}: who can learn what about the private training images?",
@@ -68,17 +62,25 @@ def render_html(record: Record) -> str:
         headline=headline(found),
         controls=control_sentences(record),
         seat=" and ".join(map(party_words, record.corrupted)),
-        galleries=_galleries(record, found),
+        galleries=galleries(record, found),
+        gallery_words=gallery_words(record),
+        curves=curve_figures(record),
+        scores=score_figures(record),
         sequences=[(world, sequence_svg(world, record.corrupted)) for world in record.worlds if world.messages],
         exposures=[
-            (world, exposure(world, record.corrupted, str(record.parameters.get("release", "classes"))))
+            (
+                world,
+                exposure(
+                    world, record.corrupted, world_release(world, str(record.parameters.get("release", "classes")))
+                ),
+            )
             for world in record.worlds
             if world.messages
         ],
         lanes=LANES,
-        plots=_plots(record),
+        plots=interval_plots(record),
         utility=_utility_rows(record),
-        meanings=[(statistic(name).label, statistic(name).meaning) for name in names if statistic(name).meaning],
+        meanings=_meanings(record),
         utility_meanings=[(s.label, s.meaning) for n, s in STATISTICS.items() if n in _utility_names(record)],
         tables=_setting_tables(record),
         parameters=_parameters(record),
@@ -111,7 +113,9 @@ def _template() -> Template:
         interval=format_interval,
         chance=lambda result: format_value(result.statistic, result.chance),
         baseline=lambda result: statistic(result.statistic).baseline,
-        label=lambda result: statistic(result.statistic).label,
+        label=_label,
+        rows=rows_of,
+        null=null_sentence,
         size=lambda count: MISSING if count is None else size_text(count),
         seconds=seconds_text,
         party=party_words,
@@ -124,6 +128,25 @@ def _template() -> Template:
     return environment.get_template("report.html.j2")
 
 
+def _label(result: ResultRecord, attack: AttackRecord) -> str:
+    return statistic(result.statistic, on_members(attack)).label
+
+
+def _meanings(record: Record) -> list[tuple[str, str]]:
+    """(label, meaning) of every statistic that the attacks of this run gave."""
+    used = {
+        (result.statistic, on_members(attack))
+        for world in record.worlds
+        for attack in world.attacks
+        for result in attack.results
+        if not is_baseline(result.statistic)
+    }
+    known = list(STATISTICS)
+    ordered = sorted(used, key=lambda item: (known.index(item[0]) if item[0] in known else len(known), item))
+    words = [statistic(name, members) for name, members in ordered]
+    return list(dict.fromkeys((w.label, w.meaning) for w in words if w.meaning))
+
+
 def _clean(text: str) -> str:
     lines = "\n".join(map(printable, text.split("\n")))
     return _INTERVAL.sub("\\1\N{NO-BREAK SPACE}", lines.replace(" %", "\N{NO-BREAK SPACE}%"))
@@ -134,7 +157,7 @@ def _big_number(verdict: Verdict) -> dict[str, Any] | None:
     result = verdict.result
     if result is None:
         return None
-    rate = statistic(result.statistic).unit == "percent"
+    rate = statistic(result.statistic).unit == "percent" or result.statistic in ("auc", "property_auc")
     numbers = (result.value, result.low, result.high)
     drawn = rate and all(math.isfinite(n) for n in numbers)
     chance = result.chance if result.chance is not None and math.isfinite(result.chance) else None
@@ -144,130 +167,6 @@ def _big_number(verdict: Verdict) -> dict[str, Any] | None:
 
 def _share(rate: float) -> str:
     return f"{min(max(rate, 0.0), 1.0) * 100:.2f}"
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One image: a checked data URI ("" where the record holds none) and the text that stands for it."""
-
-    uri: str
-    alt: str
-
-
-# Rows of one strip of images: (label in a word, how it goes on where there is room) and the pictures.
-Strip = list[tuple[tuple[str, str], list[Picture]]]
-
-
-@dataclass(frozen=True)
-class Panel:
-    """A world's images of one victim head, or words where there are none."""
-
-    world: WorldRecord
-    caption: str
-    outcome: str
-    word: str
-    strips: list[Strip]
-    words: str = ""
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """One victim head in every world."""
-
-    head_id: str
-    panels: list[Panel]
-
-
-def _chosen_attack(world: WorldRecord, lead: str | None) -> AttackRecord | None:
-    """The attack whose images are shown: the leading adversary's, else the strongest that made any."""
-    made = [a for a in world.attacks if any(example.claimed for example in a.examples)]
-
-    def rank(attack: AttackRecord) -> tuple[bool, bool, bool, float]:
-        error = find(attack.results, "mse")
-        gain = (error.chance or 0.0) - error.value if error is not None else -math.inf
-        # The baseline knows nothing of a head: its images say least of all.
-        return (attack.outcome == "leaked", attack.adversary == lead, attack.adversary != BASELINE, gain)
-
-    return max(made, key=rank) if made else None
-
-
-def _galleries(record: Record, found: list[Verdict]) -> list[Gallery]:
-    leads = [v.attack.adversary for v in found if v.state == "leaked" and v.attack is not None]
-    picks = [(world, _chosen_attack(world, leads[0] if leads else None)) for world in record.worlds]
-    heads = list(dict.fromkeys(e.head_id for _, attack in picks if attack for e in attack.examples if e.claimed))
-    if not heads:
-        return []
-    return [Gallery(head, [_panel(record, world, attack, head) for world, attack in picks]) for head in heads]
-
-
-def _panel(record: Record, world: WorldRecord, attack: AttackRecord | None, head: str) -> Panel:
-    if attack is None:
-        return Panel(world, "", "none", MISSING, [], "No attack made an image in this world.")
-    outcome: str = attack.outcome
-    caption, word = f"attack: {attack_name(attack)}", outcome_words(attack)[0]
-    if attack.adversary == BASELINE:
-        # A control has no verdict of its own beside the world's.
-        caption, outcome, word = f"{attack_name(attack)} sees nothing; no attack made an image here", "none", "baseline"
-    example = next((e for e in attack.examples if e.head_id == head), None)
-    if example is None:
-        return Panel(world, caption, outcome, word, [], "No image of this head is in the record.")
-    return Panel(world, caption, outcome, word, _strips(example, record.dataset.get("classes")))
-
-
-def _strips(example: ExampleRecord, classes: Any) -> list[Strip]:
-    """Strips of one head's images; `classes` are the names of the classes, where the record lists them."""
-    rows = [
-        (("true", " private image"), "true private image", example.true),
-        (("rebuilt", " by the adversary"), "reconstruction", example.claimed),
-        (("average", " of the class"), "class average", example.class_average),
-    ]
-    count = max(len(uris) for _, _, uris in rows)
-    strips = []
-    for start in range(0, count, STRIP):
-        strip: Strip = []
-        for label, alt, uris in rows:
-            part = uris[start : start + STRIP]
-            pictures = [
-                Picture(_checked(uri), f"{alt} {_which(start + i, count, classes)}") for i, uri in enumerate(part)
-            ]
-            strip.append((label, pictures))
-        strips.append(strip)
-    return strips
-
-
-def _which(index: int, count: int, classes: Any) -> str:
-    """Images are ordered by class, so that an image's place tells its class."""
-    number = f"{index + 1} of {count}"
-    if not isinstance(classes, list) or not classes or count % len(classes):
-        return number
-    return f"{number}, class {classes[index * len(classes) // count]}"
-
-
-def _checked(uri: str) -> str:
-    return uri if _PNG_URI.fullmatch(uri) else ""
-
-
-def _plots(record: Record) -> list[tuple[str, Any]]:
-    plots = []
-    for name in _PLOTTED:
-        rows: list[IntervalRow] = []
-        for world in record.worlds:
-            cells = [_interval_row(attack, name) for attack in world.attacks]
-            shown = [row for row in cells if row is not None]
-            rows += [IntervalRow(f"world {printable(world.name)}"), *shown] if shown else []
-        if any(row.result is not None for row in rows):
-            title = statistic(name).label
-            plots.append((title, interval_svg(f"{title}: value and 95 % interval per world and adversary", rows)))
-    return plots
-
-
-def _interval_row(attack: AttackRecord, name: str) -> IntervalRow | None:
-    result = find(attack.results, name)
-    if result is not None:
-        return IntervalRow(attack_name(attack), attack.outcome, result)
-    if attack.outcome in ("blocked", "error", "not-applicable"):
-        return IntervalRow(attack_name(attack), attack.outcome, None, outcome_words(attack)[0])
-    return None
 
 
 def _utility_names(record: Record) -> list[str]:

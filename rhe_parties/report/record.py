@@ -9,11 +9,15 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rhe_parties.errors import DataError
+from rhe_parties.metrics.truth import Curve, Histogram
+from rhe_parties.types import AnyArray
 
 __all__ = [
     "RECORD_FORMAT",
     "AttackRecord",
+    "CurveRecord",
     "ExampleRecord",
+    "HistogramRecord",
     "MessageRecord",
     "Record",
     "ResultRecord",
@@ -45,12 +49,59 @@ class ExampleRecord(_Strict):
     """One victim head's images as PNG data URIs (`data:image/png;base64,…`), ordered by class.
 
     `claimed` is empty where the attack made no image; `class_average` is the mean auxiliary image of each class.
+    `subject` says what the images are: training images, or images that the head classified. `classes` names the
+    class of each image where they are not ordered by class.
     """
 
     head_id: str
     true: list[str]
     claimed: list[str]
     class_average: list[str]
+    subject: Literal["training", "inputs"] = "training"
+    classes: list[str] = []
+
+
+class CurveRecord(_Strict):
+    """A ROC curve: true-positive rates with their 95 % band at ascending false-positive rates.
+
+    Names: `roc`, `membership_roc`, `property_roc`, `input_roc`, each also with the prefix `null_`, and `np_roc…`.
+    """
+
+    name: str
+    fpr: list[float]
+    tpr: list[float]
+    low: list[float]
+    high: list[float]
+
+    @classmethod
+    def of(cls, curve: Curve) -> CurveRecord:
+        """The record of a measured curve, to four significant digits."""
+        return cls(
+            name=curve.name, fpr=_brief(curve.x), tpr=_brief(curve.y), low=_brief(curve.low), high=_brief(curve.high)
+        )
+
+
+class HistogramRecord(_Strict):
+    """Shares of two groups (members and not; second and first value of a property) per bin of the score."""
+
+    name: str
+    edges: list[float]
+    positives: list[float]
+    negatives: list[float]
+
+    @classmethod
+    def of(cls, histogram: Histogram) -> HistogramRecord:
+        """The record of a measured histogram, to four significant digits."""
+        return cls(
+            name=histogram.name,
+            edges=_brief(histogram.edges),
+            positives=_brief(histogram.positives),
+            negatives=_brief(histogram.negatives),
+        )
+
+
+def _brief(values: AnyArray) -> list[float]:
+    return [float(f"{value:.4g}") for value in values]
 
 
 class AttackRecord(_Strict):
@@ -64,6 +115,8 @@ class AttackRecord(_Strict):
     error: str = ""
     results: list[ResultRecord] = []
     examples: list[ExampleRecord] = []
+    curves: list[CurveRecord] = []
+    histograms: list[HistogramRecord] = []
     notes: dict[str, str] = {}
     seconds: float = 0.0
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from rhe_parties.report.meanings import statistic
 from rhe_parties.report.record import AttackRecord, Record, WorldRecord
 from rhe_parties.report.verdicts import Verdict, control_sentences, deciding_result, error_sentence, verdicts
 from rhe_parties.report.wording import (
@@ -15,11 +18,11 @@ from rhe_parties.report.wording import (
     find,
     format_interval,
     format_value,
+    on_members,
     outcome_words,
     printable,
     seconds_text,
     size_text,
-    statistic,
     variant_words,
     world_cost,
 )
@@ -37,7 +40,34 @@ _STYLES = {
 # Columns that the whole table takes, and what a cell may take of them.
 FULL_WIDTH = 104
 _REASON_WIDTH = 40
-_SHOWN = ("identification_rate", "tpr_at_fpr_1pct")
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A statistic in the table: its title in two lines, and whether it is so wide that its interval is left out."""
+
+    statistic: str
+    title: str
+    interval: bool = True
+
+
+# In this order, as many as the run measured and the width allows.
+_COLUMNS = (
+    _Column("identification_rate", "Training images\nidentified"),
+    _Column("auc", "Members told\napart (AUC)"),
+    _Column("property_accuracy", "Private property\nguessed"),
+    _Column("input_identification_rate", "Inputs\nrecognised"),
+    _Column("extraction_agreement", "Classifier\ncopied"),
+    _Column("tpr_at_fpr_1pct", "Rebuilt (TPR\nat 1 % FPR)"),
+    _Column("tpr_at_fpr_10pct", "Recognised at\n10 % FPR"),
+    _Column("property_auc", "Property told\napart (AUC)"),
+    _Column("mse", "Pixel error\n(MSE)", interval=False),
+    _Column("input_mse", "Pixel error\n(MSE)", interval=False),
+    _Column("property_mae", "Mean error\nof property", interval=False),
+    _Column("epsilon_lower_bound", "Epsilon\nat least", interval=False),
+    _Column("queries", "Questions\nper head", interval=False),
+)
+_EMPTY = (_COLUMNS[0], _COLUMNS[5], _COLUMNS[8])
 
 
 def render_table(record: Record, report: str = "", width: int = FULL_WIDTH) -> RenderableType:
@@ -111,16 +141,29 @@ _AT = {
 }
 
 
+def _columns(record: Record, narrow: bool) -> list[_Column]:
+    """Two wide columns and, where there is room, a narrow one, by what this run measured."""
+    attacks = [attack for world in record.worlds for attack in world.attacks]
+    there = [c for c in _COLUMNS if any(find(attack.results, c.statistic) for attack in attacks)] or list(_EMPTY)
+    wide = [c for c in there if c.interval][:2]
+    small = [c for c in there if not c.interval][: 3 - len(wide)]
+    chosen = wide if narrow and len(wide) > 1 else wide + small
+    if any(map(on_members, attacks)):
+        chosen = [replace(c, title=_MEMBERS.get(c.statistic, c.title)) for c in chosen]
+    return chosen[: 2 if narrow else 3]
+
+
+_MEMBERS = {"tpr_at_fpr_1pct": "Recognised at\n1 % FPR"}
+
+
 def _attacks(record: Record, narrow: bool) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_lines=False)
     table.add_column("World", min_width=5, max_width=6 if narrow else 9, overflow="fold", style="bold")
     table.add_column("Adversary", min_width=14, max_width=14 if narrow else 18, overflow="fold")
     table.add_column("Outcome", min_width=13 if narrow else 18, max_width=16 if narrow else 20, overflow="fold")
-    table.add_column("Training images\nidentified", min_width=18, no_wrap=True)
-    table.add_column("Rebuilt (TPR\nat 1 % FPR)", min_width=15, no_wrap=True)
-    if not narrow:
-        table.add_column("Pixel error\n(MSE)", min_width=13, no_wrap=True)
-    shown = _SHOWN if narrow else (*_SHOWN, "mse")
+    shown = _columns(record, narrow)
+    for place, column in enumerate(shown):
+        table.add_column(column.title, min_width=(18, 15, 13)[place], no_wrap=True)
     for world in record.worlds:
         if world.status == "error" or not world.attacks:
             reason = printable(world.error) if world.status == "error" else "no attack was run"
@@ -136,14 +179,14 @@ def _attacks(record: Record, narrow: bool) -> Table:
     return table
 
 
-def _attack_cells(attack: AttackRecord, shown: tuple[str, ...]) -> list[RenderableType]:
+def _attack_cells(attack: AttackRecord, shown: list[_Column]) -> list[RenderableType]:
     word, detail = outcome_words(attack)
     result = deciding_result(attack)
     if attack.outcome in ("blocked", "error"):
         # One phrase, cut where the line breaks best: "blocked: missing / plain head weights".
         joined = f"{word}: {_short(detail)}".replace("blocked: missing ", "blocked: missing\n")
         word, detail = joined, ""
-    elif result is not None and result.statistic not in _SHOWN:
+    elif result is not None and not any(find(attack.results, column.statistic) for column in shown if column.interval):
         # The columns would leave the outcome without a number.
         words = result.statistic.replace("_", " ")
         detail = f"{words} {format_value(result.statistic, result.value)}"
@@ -151,7 +194,7 @@ def _attack_cells(attack: AttackRecord, shown: tuple[str, ...]) -> list[Renderab
         _two(printable(attack.adversary), variant_words(attack.variant)),
         _two(word, _short(detail), _STYLES[attack.outcome]),
     ]
-    return [*cells, *(_measured(attack, name) for name in shown)]
+    return [*cells, *(_measured(attack, column) for column in shown)]
 
 
 def _short(text: str) -> str:
@@ -163,13 +206,14 @@ def _two(first: str, second: str, style: str = "") -> Text:
     return cell.append(f"\n{second}", style="dim" if style == "" else style) if second else cell
 
 
-def _measured(attack: AttackRecord, name: str) -> Text:
+def _measured(attack: AttackRecord, column: _Column) -> Text:
+    name = column.statistic
     result = find(attack.results, name)
     if result is None:
         return Text(MISSING, style="dim")
     value = format_value(name, result.value)
-    interval = f" {format_interval(result)}" if name != "mse" else ""
-    words = statistic(name).baseline
+    interval = f" {format_interval(result)}" if column.interval else ""
+    words = {"best constant guess": "constant guess"}.get(statistic(name).baseline, statistic(name).baseline)
     return _two(value + interval, f"{words} {format_value(name, result.chance)}" if result.chance is not None else "")
 
 

@@ -5,22 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from rhe_parties.metrics.claims import DECIDING
+from rhe_parties.report.deeds import above_chance, deed, spoils
+from rhe_parties.report.meanings import is_baseline, statistic
 from rhe_parties.report.record import AttackRecord, Record, ResultRecord, WorldRecord
 from rhe_parties.report.wording import (
     encrypted,
     find,
     format_interval,
     format_value,
+    on_members,
     outcome_words,
     party_words,
     printable,
-    statistic,
     variant_words,
     world_phrase,
 )
 
 __all__ = [
     "BASELINE",
+    "PREFERRED",
     "Verdict",
     "control_sentences",
     "deciding_result",
@@ -31,14 +35,7 @@ __all__ = [
 ]
 
 # In this order: what a reader grasps first. Only statistics with a value under chance can decide anything.
-_PREFERRED = (
-    "identification_rate",
-    "tpr_at_fpr_1pct",
-    "tpr_at_fpr_0.1pct",
-    "head_cosine",
-    "extraction_agreement",
-    "auc",
-)
+PREFERRED = DECIDING
 # The control that sees nothing: its number is a floor, never an attack's success.
 BASELINE = "prior-only"
 MEASURED = ("leaked", "not-leaked")
@@ -57,15 +54,12 @@ class Verdict:
     result: ResultRecord | None = None
 
 
-def _above_chance(result: ResultRecord) -> bool:
-    return result.chance is not None and result.low > result.chance
-
-
 def deciding_result(attack: AttackRecord) -> ResultRecord | None:
     """The statistic to show for an attack: the first preferred one above chance, else the first."""
-    known = [r for name in _PREFERRED if (r := find(attack.results, name)) is not None]
-    rest = [r for r in attack.results if r.statistic not in _PREFERRED and find([r], r.statistic)]
-    above = [r for r in known if _above_chance(r)] if attack.outcome == "leaked" else []
+    known = [r for name in PREFERRED if (r := find(attack.results, name)) is not None]
+    rest = [r for r in attack.results if r.statistic not in PREFERRED and find([r], r.statistic)]
+    rest.sort(key=lambda r: is_baseline(r.statistic))
+    above = [r for r in known if above_chance(r)] if attack.outcome == "leaked" else []
     return next(iter([*above, *known, *rest]), None)
 
 
@@ -73,8 +67,8 @@ def _strength(attack: AttackRecord) -> tuple[bool, int, float]:
     """For max(): a leak first, then the statistic that is understood best, then its distance from chance."""
     result = deciding_result(attack)
     if result is None:
-        return (attack.outcome == "leaked", -len(_PREFERRED) - 1, 0.0)
-    rank = _PREFERRED.index(result.statistic) if result.statistic in _PREFERRED else len(_PREFERRED)
+        return (attack.outcome == "leaked", -len(PREFERRED) - 1, 0.0)
+    rank = PREFERRED.index(result.statistic) if result.statistic in PREFERRED else len(PREFERRED)
     return (attack.outcome == "leaked", -rank, result.value - (result.chance or 0.0))
 
 
@@ -96,12 +90,12 @@ def verdicts(record: Record) -> list[Verdict]:
     who = f"the adversary at the {seat}" if seat else "the adversary"
     found: list[Verdict] = []
     for world in record.worlds:
-        shown_before = any(v.result is not None and v.result.statistic == "identification_rate" for v in found)
-        found.append(_verdict(record, world, lead, who, shown_before))
+        explained = {v.result.statistic for v in found if v.result is not None}
+        found.append(_verdict(record, world, lead, who, explained))
     return found
 
 
-def _verdict(record: Record, world: WorldRecord, lead: str | None, who: str, brief: bool) -> Verdict:
+def _verdict(record: Record, world: WorldRecord, lead: str | None, who: str, explained: set[str]) -> Verdict:
     start = world_phrase(world)
     if world.status == "error":
         return Verdict(world, "error", f"{start} nothing is known: the run broke off ({printable(world.error)}).")
@@ -112,12 +106,13 @@ def _verdict(record: Record, world: WorldRecord, lead: str | None, who: str, bri
     leaks = [attack for attack in measured if attack.outcome == "leaked"]
     attack = max(leaks or same or measured, key=_strength)
     result = deciding_result(attack)
+    brief = result is not None and result.statistic in explained
     if leaks:
-        return Verdict(world, "leaked", f"{start} {who} {_deed(result, record, brief)}.", attack, result)
+        return Verdict(world, "leaked", f"{start} {who} {deed(result, attack, record, brief)}.", attack, result)
     broken = sum(attack.outcome == "error" for attack in world.attacks)
     caveat = f" {broken} attack{'' if broken == 1 else 's'} failed with an error." if broken else ""
-    deed = f"{_deed(result, record, brief)}{_against(result)}"
-    sentence = f"{start} {_same_attack(attack, lead)} {deed}.{caveat}"
+    done = f"{deed(result, attack, record, brief)}{_against(result)}"
+    sentence = f"{start} {_same_attack(attack, lead)} {done}.{caveat}"
     return Verdict(world, "not-leaked", sentence, attack, result)
 
 
@@ -140,10 +135,7 @@ def headline(found: list[Verdict]) -> str:
 
 
 def _spoils(leaks: list[Verdict]) -> str:
-    statistics = {verdict.result.statistic for verdict in leaks if verdict.result is not None}
-    if any(name == _PREFERRED[0] or name.startswith("tpr_at_fpr") for name in statistics):
-        return "Private training images"
-    return "The head's weights" if statistics == {"head_cosine"} else "Something of the private side"
+    return spoils([(v.result, v.attack) for v in leaks if v.result is not None and v.attack is not None])
 
 
 def _places(found: list[Verdict], total: int) -> str:
@@ -190,45 +182,15 @@ def _same_attack(attack: AttackRecord, lead: str | None) -> str:
     return f"the strongest attack measured ({printable(attack.adversary)}){where}"
 
 
-def _deed(result: ResultRecord | None, record: Record, brief: bool) -> str:
-    """What was done, as the verb of a sentence."""
-    if result is None:
-        return "was measured without any statistic"
-    value = " ".join(filter(None, (format_value(result.statistic, result.value), format_interval(result))))
-    chance = format_value(result.statistic, result.chance)
-    if result.statistic == "identification_rate":
-        if brief:
-            return f"identified {value}" + (f" (chance {chance})" if _above_chance(result) else "")
-        tail = f" ({_candidates(result, record)}chance {chance})" if result.chance is not None else ""
-        return f"identified {value} of the {result.n:,} private training images of {result.heads:,} heads{tail}"
-    if result.statistic.startswith("tpr_at_fpr"):
-        return f"rebuilt {value} of {result.n:,} private training images (chance {chance})"
-    if result.statistic == "head_cosine":
-        return f"matched the head's weights with cosine {value} (another head gives {chance})"
-    tail = f" ({statistic(result.statistic).baseline} {chance})" if result.chance is not None else ""
-    return f"reached {statistic(result.statistic).label} {value}{tail}"
-
-
-def _candidates(result: ResultRecord, record: Record) -> str:
-    counted = record.dataset.get("candidates_per_class")
-    if isinstance(counted, list) and counted and all(isinstance(n, int) for n in counted):
-        low, high = min(counted), max(counted)
-        return f"each among {low:,}{f' to {high:,}' if high > low else ''} candidates, "
-    per_class = record.parameters.get("images_per_class", 1)
-    if not result.chance or not isinstance(per_class, int):
-        return ""
-    return f"each among about {round(per_class / result.chance):,} candidates, "
-
-
 def _against(result: ResultRecord | None) -> str:
     if result is None or result.chance is None:
         return ""
     chance = format_value(result.statistic, result.chance)
-    if _above_chance(result):
+    if above_chance(result):
         return f", against a chance of {chance}"
-    return (
-        f", no better than chance ({chance})" if result.statistic == "identification_rate" else ", no better than that"
-    )
+    if result.statistic in ("identification_rate", "auc"):
+        return f", no better than {'guessing' if result.statistic == 'auc' else f'chance ({chance})'}"
+    return ", no better than that"
 
 
 def control_sentences(record: Record) -> list[str]:
@@ -253,6 +215,7 @@ def control_sentences(record: Record) -> list[str]:
         names = ", ".join(map(printable, twins))
         sentences.append(f"{names}: the twin without encryption, for comparing decisions; it protects nothing.")
     sentences += _prior_sentence(attacks)
+    sentences += _multiplicity_sentence(attacks)
     if attacks:
         sentences.append(
             'Brackets are 95 % intervals; "not leaked" means that the interval of the attacks run here reaches '
@@ -261,14 +224,28 @@ def control_sentences(record: Record) -> list[str]:
     return sentences
 
 
+def _multiplicity_sentence(attacks: list[tuple[WorldRecord, AttackRecord]]) -> list[str]:
+    """Many cells mean some false alarms: how many to expect."""
+    cells = sum(attack.outcome in MEASURED for _, attack in attacks)
+    if cells < 8:
+        return []
+    return [
+        f"{cells} attacks were measured. Where nothing leaks, at most about one in twenty is called a leak by "
+        "accident, so a single narrow one among many should be repeated with another seed."
+    ]
+
+
 def _prior_sentence(attacks: list[tuple[WorldRecord, AttackRecord]]) -> list[str]:
     for _, attack in attacks:
-        result = find(attack.results, "identification_rate")
+        result = deciding_result(attack)
         if attack.adversary == BASELINE and result is not None:
             value = f"{format_value(result.statistic, result.value)} {format_interval(result)}"
             above = " That is above chance, so being above chance is no sign of a leak in this run."
-            tail = above if _above_chance(result) else ""
-            return [f"Baseline: an adversary that sees nothing ({BASELINE}) identifies {value}.{tail}"]
+            tail = above if above_chance(result) else ""
+            if result.statistic == "identification_rate":
+                return [f"Baseline: an adversary that sees nothing ({BASELINE}) identifies {value}.{tail}"]
+            label = statistic(result.statistic, on_members(attack)).label
+            return [f"Baseline: an adversary that sees nothing ({BASELINE}) reaches, for {label}, {value}.{tail}"]
     return [f"No baseline ({BASELINE}) was run."] if attacks else []
 
 

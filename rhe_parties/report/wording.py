@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
+from rhe_parties.report.meanings import statistic
 from rhe_parties.report.record import AttackRecord, MessageRecord, ResultRecord, WorldRecord
 
 __all__ = [
     "MISSING",
-    "STATISTICS",
-    "Statistic",
     "WorldCost",
     "attack_name",
     "encrypted",
@@ -19,103 +17,19 @@ __all__ = [
     "format_interval",
     "format_value",
     "kind_words",
+    "on_members",
     "outcome_words",
     "party_words",
     "printable",
     "seconds_text",
     "size_text",
-    "statistic",
     "variant_words",
     "world_cost",
     "world_phrase",
+    "world_release",
 ]
 
 MISSING = "–"
-
-
-@dataclass(frozen=True)
-class Statistic:
-    """How a statistic is called, printed and explained; `baseline` is what its "chance" value is."""
-
-    label: str
-    unit: Literal["percent", "number", "count"]
-    meaning: str
-    baseline: str = "chance"
-
-
-STATISTICS: dict[str, Statistic] = {
-    "identification_rate": Statistic(
-        "training images identified",
-        "percent",
-        "Identification rate: the share of private training images that are the nearest of all candidates of "
-        "their class to what the adversary claims. Chance is the share that guessing among them would give.",
-    ),
-    "tpr_at_fpr_1pct": Statistic(
-        "rebuilt (TPR at 1 % FPR)",
-        "percent",
-        "True-positive rate at 1 % false-positive rate: a threshold on the pixel error is set so that at "
-        "most one in a hundred images of other heads would pass for a reconstruction; the rate is the share of "
-        "the head's own training images that pass. Chance is 1 %.",
-    ),
-    "tpr_at_fpr_1pct_by_class": Statistic(
-        "rebuilt (TPR at 1 % FPR, by class)",
-        "percent",
-        "The same with a threshold for each class: images of some classes (the digit one) are so alike that "
-        "they alone set a common threshold. Chance is 1 %.",
-    ),
-    "tpr_at_fpr_0.1pct": Statistic(
-        "rebuilt (TPR at 0.1 % FPR)",
-        "percent",
-        "The same with a threshold that one in a thousand images of other heads would pass. Chance is 0.1 %.",
-    ),
-    "mse": Statistic(
-        "pixel error (MSE)",
-        "number",
-        "Mean squared error per pixel, for pixels from −1 to 1, against the nearest training image of the "
-        "class. The baseline is the same claim against images of other heads: lower means leakage.",
-        baseline="baseline",
-    ),
-    "head_cosine": Statistic(
-        "head weights recovered (cosine)",
-        "number",
-        "Cosine between claimed and true weights of the head, both centred over the classes: 1 is the head "
-        "itself. The baseline is the cosine with another victim's head.",
-        baseline="baseline",
-    ),
-    "auc": Statistic(
-        "membership (AUC)",
-        "number",
-        "Probability that a training image scores above one that was not trained on; 0.5 without leakage.",
-    ),
-    "ssim": Statistic(
-        "structural similarity (SSIM)",
-        "number",
-        "Structural similarity of images; 1 means equal.",
-        "baseline",
-    ),
-    "extraction_agreement": Statistic(
-        "classifier copied",
-        "percent",
-        "Share of decisions in which the adversary's copy agrees with the head.",
-    ),
-    "queries": Statistic("queries used", "count", "Images whose decision the adversary asked for."),
-    "accuracy": Statistic("accuracy", "percent", "Share of correct decisions on images that no head was trained on."),
-    "float_agreement": Statistic(
-        "decides as the float head",
-        "percent",
-        "Share of decisions equal to those of the head before rounding.",
-    ),
-    "twin_agreement": Statistic(
-        "decides as the integer twin",
-        "percent",
-        "Share of decisions equal to those of the same integers without encryption; 100 % if exact.",
-    ),
-}
-
-
-def statistic(name: str) -> Statistic:
-    """Words for a statistic; one that is not known here is shown under its own name."""
-    return STATISTICS.get(name) or Statistic(name.replace("_", " "), "number", "")
 
 
 def printable(text: str) -> str:
@@ -162,6 +76,11 @@ def format_interval(result: ResultRecord) -> str:
 def find(results: list[ResultRecord], name: str) -> ResultRecord | None:
     """The result of a statistic, if it was measured and is a number."""
     return next((r for r in results if r.statistic == name and math.isfinite(r.value)), None)
+
+
+def on_members(attack: AttackRecord) -> bool:
+    """Whether the attack judged who was a training image: its true-positive rates are then about that."""
+    return any(result.statistic == "auc" for result in attack.results)
 
 
 def size_text(count: float) -> str:
@@ -236,6 +155,9 @@ _KINDS = {
     "key_rotated": "the key is replaced",
     "heads_renewed": "which heads are encrypted anew",
     "failure": "failure: could not do it",
+    "admit_client": "order: let a client ask",
+    "client_admitted": "the client may ask",
+    "elided": "messages left out of the record",
     "health_request": "are you there?",
     "health_report": "yes, here",
     "attack_request": "the adversary's view",
@@ -258,7 +180,26 @@ def world_phrase(world: WorldRecord) -> str:
     if world.defence == "rhe" and not encrypted(world):
         phrase = "With the unencrypted twin"
     phrase = phrase or f"With {printable(world.defence)}"
-    return phrase if world.name == world.defence else f"{phrase} ({printable(world.name)})"
+    base, *modifiers = world.name.split("+")
+    words = [] if base == world.defence else [base]
+    words += [_modifier_words(modifier) for modifier in modifiers]
+    return f"{phrase} ({printable('; '.join(words))})" if words else phrase
+
+
+def _modifier_words(modifier: str) -> str:
+    """What `+client` or `+release=POLICY` in a world's name changes."""
+    if modifier == "client":
+        return "the adversary may ask as a client"
+    if modifier.startswith("release="):
+        policy = modifier.removeprefix("release=")
+        return "only classes released" if policy == "classes" else f"{policy.replace(':', ' ')} released"
+    return modifier
+
+
+def world_release(world: WorldRecord, default: str) -> str:
+    """The key holder's release policy in this world: its own where its name sets one, else the run's."""
+    policies = [m.removeprefix("release=") for m in world.name.split("+")[1:] if m.startswith("release=")]
+    return policies[-1] if policies else default
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import base64
 import functools
 import io
 import time
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -13,9 +14,10 @@ from PIL import Image
 from rhe_parties.errors import NumericError
 from rhe_parties.messages.payloads import AttackRequest, ClaimReport
 from rhe_parties.metrics.claims import measure_claim, verdict
+from rhe_parties.metrics.curves import claim_curves, claim_histograms
 from rhe_parties.metrics.truth import MeasuredClaim
 from rhe_parties.model.backbone import Backbone
-from rhe_parties.report.record import AttackRecord, ExampleRecord, WorldRecord
+from rhe_parties.report.record import AttackRecord, CurveRecord, ExampleRecord, HistogramRecord, WorldRecord
 from rhe_parties.rng import numpy_stream, stream_seed
 from rhe_parties.runner.plan import Attacker, Laboratory, World
 from rhe_parties.runner.progress import Reporter
@@ -103,10 +105,14 @@ def _measure(lab: Laboratory, report: ClaimReport, cell: AttackRecord) -> None:
                 f"it names {len(report.head_ids)} heads, the victims are {len(lab.head_ids)} in their order"
             )
         results = measure_claim(claim, lab.truth, lab.heads, stream, functools.partial(_features, lab.backbone))
+        curves = claim_curves(claim, lab.truth, numpy_stream(lab.parameters.seed, "bootstrap-curves"))
+        histograms = claim_histograms(claim, lab.truth)
     except (ValueError, IndexError, NumericError) as error:
         cell.error = f"the claim cannot be measured: {error}"
         return
     cell.results = [result_record(result) for result in results]
+    cell.curves = [CurveRecord.of(curve) for curve in curves]
+    cell.histograms = [HistogramRecord.of(histogram) for histogram in histograms]
     cell.outcome = "leaked" if verdict(results) == "leaked" else "not-leaked"
     cell.examples = _examples(lab, claim)
 
@@ -119,9 +125,10 @@ def _features(backbone: Backbone, images: FloatArray) -> FloatArray:
 def _examples(lab: Laboratory, claim: MeasuredClaim) -> list[ExampleRecord]:
     """True and claimed images of the first heads: training images, or the images that were classified."""
     inputs, images = claim.get("inputs"), claim.get("images")
-    truth = lab.truth
+    truth, names = lab.truth, lab.dataset.class_names
+    subject: Literal["inputs", "training"] = "training"
     if inputs is not None and truth.inputs is not None and truth.input_labels is not None:
-        true, claimed, labels = truth.inputs, inputs, truth.input_labels
+        true, claimed, labels, subject = truth.inputs, inputs, truth.input_labels, "inputs"
     elif images is not None:
         true, claimed, labels = truth.images[truth.aims], images, truth.labels[truth.aims]
     else:
@@ -134,6 +141,8 @@ def _examples(lab: Laboratory, claim: MeasuredClaim) -> list[ExampleRecord]:
             true=[_png(image) for image in true[index, :_PICTURES]],
             claimed=[_png(image) for image in claimed[index, :_PICTURES]],
             class_average=[_png(averages.get(int(label), blank)) for label in labels[index, :_PICTURES]],
+            subject=subject,
+            classes=[names[int(label)] for label in labels[index, :_PICTURES]],
         )
         for index in range(min(lab.parameters.examples, len(true)))
     ]

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from rhe_parties.data.domains import domain_catalogue
 from rhe_parties.errors import DataError, ParameterError, unknown_name
 from rhe_parties.he.evaluators import BACKENDS
 from rhe_parties.parties.release import parse_release
@@ -208,6 +209,10 @@ def _check_names(parameters: Parameters) -> None:
             f"gather_delay_ms={parameters.gather_delay_ms:g} is not allowed: at most half of party_timeout, "
             f"{500 * parameters.party_timeout:g} ms"
         )
+    domains = [name for name, _ in domain_catalogue()]
+    for name in parameters.auxiliary_mixture:
+        if name not in domains:
+            raise unknown_name("domain in auxiliary_mixture", name, domains)
     for party in parameters.resources:
         if party not in (*PARTIES, ADVERSARY):
             raise unknown_name("party in resources", party, (*PARTIES, ADVERSARY))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from rhe_parties.data.domains import mixture_images
 from rhe_parties.messages.setups import (
     MAX_HEADS,
     MAX_IMAGES,
@@ -14,8 +17,10 @@ from rhe_parties.messages.setups import (
     RecipeSpec,
     encode_setup,
 )
+from rhe_parties.rng import numpy_stream
 from rhe_parties.runner.plan import Laboratory, World
 from rhe_parties.threat.model import DATA_OWNER, KEY_HOLDER, MODEL_HOST
+from rhe_parties.types import IntArray, UInt8Array
 
 __all__ = ["adversary_setup", "party_setups"]
 
@@ -62,16 +67,29 @@ def party_setups(lab: Laboratory, world: World) -> dict[str, bytes]:
     return {party: encode_setup(lab.run_id, setup) for party, setup in setups.items()}
 
 
+def _auxiliary(lab: Laboratory) -> tuple[UInt8Array, IntArray]:
+    """The adversary's images and labels; where foreign ones are mixed in, as many of each kind and no labels."""
+    images, labels = lab.dataset.images[lab.auxiliary], lab.dataset.labels[lab.auxiliary]
+    if not lab.parameters.auxiliary_mixture:
+        return images, labels
+    shape = (int(images.shape[1]), int(images.shape[2]), int(images.shape[3]))
+    foreign = mixture_images(lab.parameters.auxiliary_mixture, len(images), shape, lab.parameters.seed)
+    pool = np.concatenate([images, foreign])
+    order = numpy_stream(lab.parameters.seed, "auxiliary-mixture").permutation(len(pool))
+    return pool[order], np.full(len(pool), -1, np.int64)
+
+
 def adversary_setup(lab: Laboratory) -> bytes:
     """The adversary's seat: prior knowledge alone, the same in every world."""
     p = lab.parameters
+    images, labels = _auxiliary(lab)
     setup = AdversarySetup(
         backbone=_backbone(lab),
         recipe=_recipe(lab),
         classes=lab.truth.classes,
         images_per_class=p.images_per_class,
-        auxiliary_images=lab.dataset.images[lab.auxiliary],
-        auxiliary_labels=lab.dataset.labels[lab.auxiliary],
+        auxiliary_images=images,
+        auxiliary_labels=labels,
         threads=p.threads,
         workers=p.workers,
     )
