@@ -1,0 +1,1 @@
+"""Heads recovered from the key holder's answers: from classes alone, or from the scores that it releases."""

@@ -1,0 +1,79 @@
+"""From extracted heads to a claim: training images by span inversion, told how far the weights can be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from rhe_parties.attacks.base import AttackContext, Claim, Oracle, PriorKnowledge
+from rhe_parties.attacks.span_inversion import SpanInversion
+from rhe_parties.attacks.white_box import Heads, random_heads
+from rhe_parties.errors import ParameterError
+
+__all__ = ["claim_from_heads", "granted", "mean_error", "the_oracle", "trained_shadows"]
+
+_NULL_HEADS = 1024
+
+
+def the_oracle(context: AttackContext) -> Oracle:
+    """The key holder's oracle.
+
+    Raises:
+        ParameterError: there is none, or there are no victims to ask about.
+    """
+    if context.oracle is None:
+        raise ParameterError("head extraction needs a key holder that answers (a world with +client)")
+    if not context.victims:
+        raise ParameterError("head extraction got no victims: it must know which heads to ask about")
+    return context.oracle
+
+
+def granted(oracle: Oracle, head_id: str, wanted: int) -> int:
+    """Answers that may be had for a head: what is wanted, or what its budget leaves."""
+    return wanted if oracle.budget == 0 else max(0, min(wanted, oracle.budget - oracle.used(head_id)))
+
+
+def trained_shadows(prior: PriorKnowledge, context: AttackContext, count: int) -> Heads:
+    """Heads of the victims' recipe on auxiliary images, made once for all worlds."""
+    key = f"extraction shadows {count}"
+    if key not in context.memory:
+        context.memory[key] = SpanInversion().shadow_heads(prior, context, count)
+    heads: Heads = context.memory[key]
+    return heads
+
+
+def claim_from_heads(
+    heads: Heads,
+    shadows: Heads,
+    reconstruct: bool,
+    prior: PriorKnowledge,
+    context: AttackContext,
+    notes: dict[str, str],
+) -> Claim:
+    """The claim of an extraction, with images if wanted, and with random heads in the victims' place as its null."""
+    if not reconstruct:
+        return Claim(head_ids=heads.head_ids, weights=heads.weight, biases=heads.bias, notes=notes)
+    inner = replace(context, progress=_last_part(context.progress))
+    invert = SpanInversion()
+    claim = invert.attack_heads(heads, prior, inner)
+    few = replace(
+        shadows,
+        head_ids=shadows.head_ids[:_NULL_HEADS],
+        weight=shadows.weight[:_NULL_HEADS],
+        bias=shadows.bias[:_NULL_HEADS],
+    )
+    nothing = replace(random_heads(few, heads.head_ids, context.seed), error_variance=heads.error_variance)
+    context.progress(0.9, "null control")
+    quiet = replace(context, progress=lambda _share, _text: None)
+    return replace(claim, notes=claim.notes | notes, null=invert.attack_heads(nothing, prior, quiet))
+
+
+def mean_error(variances: list[float]) -> float:
+    """One error variance for heads that were extracted alike."""
+    return float(np.mean(variances))
+
+
+def _last_part(progress: Callable[[float, str], None]) -> Callable[[float, str], None]:
+    return lambda share, text: progress(0.6 + 0.3 * share, text)
