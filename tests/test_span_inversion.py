@@ -10,6 +10,7 @@ import torch
 
 from rhe_parties.attacks.span.ciphertext import fit_head_regressor
 from rhe_parties.attacks.span.inversion import Inversion, dual_coefficients, invert_heads
+from rhe_parties.attacks.span.marginals import Marginals
 from rhe_parties.attacks.span.prior import FeaturePrior
 from rhe_parties.attacks.span.shadows import balanced_sets
 from rhe_parties.data.datasets import load_dataset
@@ -88,8 +89,51 @@ def test_inversion_beats_the_class_mean_and_knows_its_error(digits: Digits) -> N
     found = invert_heads(digits.weight, digits.bias, RECIPE, digits.prior, 1)
     error = np.square(found.features - digits.private).mean()
     by_mean = np.square(digits.prior.means - digits.private).mean()
-    assert error < by_mean / 5
+    assert error < by_mean / 15
     assert 0.5 < error / found.variance.mean() < 2
+
+
+def test_marginals_place_the_common_offset(digits: Digits) -> None:
+    found = invert_heads(digits.weight, digits.bias, RECIPE, digits.prior, 1)
+    gauss = invert_heads(digits.weight, digits.bias, RECIPE, digits.prior, 1, anchored=False)
+
+    def offset(inversion: Inversion) -> float:
+        return float(np.square((inversion.features - digits.private).mean(axis=1)).mean())
+
+    assert offset(found) < offset(gauss) / 5
+    assert np.square(found.features - digits.private).mean() < np.square(gauss.features - digits.private).mean() / 2
+    assert found.variance.mean() < gauss.variance.mean() / 2
+    bare = dataclasses.replace(digits.prior, marginals=None)
+    plain = invert_heads(digits.weight, digits.bias, RECIPE, bare, 1)
+    np.testing.assert_array_equal(plain.features, gauss.features)
+
+
+def test_nothing_is_anchored_where_noise_drowns_the_averages(digits: Digits) -> None:
+    drowned = invert_heads(digits.weight, digits.bias, RECIPE, digits.prior, 1, noise_variance=1.0)
+    gauss = invert_heads(digits.weight, digits.bias, RECIPE, digits.prior, 1, noise_variance=1.0, anchored=False)
+    np.testing.assert_array_equal(drowned.features, gauss.features)
+    assert np.isfinite(drowned.points).all()
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_marginals_are_the_distribution_of_class_averages(count: int) -> None:
+    rng = np.random.default_rng(3)
+    features = np.maximum(rng.normal(size=(4000, 2)) - 0.3, 0).astype(np.float32)
+    features = np.concatenate([features, np.full((4000, 1), 2, np.float32)], axis=1)
+    labels = (np.arange(4000) % 2).astype(np.int64)
+    features[labels == 1, :2] *= 1.5
+    density = Marginals.fit(features, labels, 2).averages(count, 0.1)
+    assert density.values.shape[:2] == (2, 2)  # the third feature never varies
+    chance = np.exp(density.values.astype(np.float64))
+    grid = density.low + density.step * np.arange(chance.shape[-1])
+    for label in range(2):
+        drawn = features[labels == label, :2][rng.integers(2000, size=(60000, count))].mean(axis=1)
+        drawn = drawn + rng.normal(scale=0.1, size=drawn.shape)
+        assert chance[label].sum(-1) == pytest.approx(1, abs=0.01)
+        np.testing.assert_allclose((chance[label] * grid).sum(-1), drawn.mean(0), atol=0.02)
+        for place in np.searchsorted(grid, (0.0, 0.2, 1.0)):  # bounds between two bins
+            below = (drawn < grid[place] - density.step / 2).mean(0)
+            np.testing.assert_allclose(chance[label][:, :place].sum(-1), below, atol=0.03)
 
 
 def test_identification_is_nearly_perfect_and_chance_without_the_heads(digits: Digits) -> None:

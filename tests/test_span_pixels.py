@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from safetensors.torch import load, save
 
 from rhe_parties.attacks.span.decoder import Decoder, DecoderSize, train_decoder
 from rhe_parties.attacks.span.inversion import invert_heads
+from rhe_parties.attacks.span.kernel import fit_kernel_decoder
 from rhe_parties.attacks.span.pipeline import SpanAttack, SpanSettings, prepare
 from rhe_parties.attacks.span.prior import FeaturePrior
 from rhe_parties.attacks.span.refine import ImageBasis, Refinement, choose_refinement, refine_images
@@ -18,7 +21,7 @@ from rhe_parties.data.splits import split_dataset, victim_sets
 from rhe_parties.errors import DataError, NumericError, ParameterError
 from rhe_parties.model.backbone import Backbone, load_backbone
 from rhe_parties.model.head import Recipe, train_heads
-from rhe_parties.types import FloatArray
+from rhe_parties.types import FloatArray, IntArray
 
 K = 10
 RECIPE = Recipe.paper("strokenet", 1)
@@ -26,7 +29,7 @@ FAST = SpanSettings(
     copies=2,
     shadow_heads=120,
     decoder_steps=200,
-    size=DecoderSize(128, 8, 32),
+    size=DecoderSize(128, 0, 32),
     refine_steps=15,
     held_out=2,
     iterations=3,
@@ -65,9 +68,30 @@ def test_refinement_helps_on_victims_as_it_did_on_auxiliary_heads(scene: Scene) 
     assert attack.refinement.steps == FAST.refine_steps
     assert attack.errors.min() < attack.errors[0]
     inversion = attack.invert(weight, bias)
-    decoded = attack.decoder.decode(inversion.features.reshape(-1, 256)).reshape(truth.shape)
+    decoded = attack.decode(inversion)
     refined = attack.picture(backbone, weight, inversion)
     assert np.square(refined - truth).mean() < 0.95 * np.square(decoded - truth).mean()
+
+
+def test_decoders_are_blended_by_their_held_out_errors(scene: Scene) -> None:
+    _, attack, weight, bias, truth, _ = scene
+    assert attack.decoder is not None
+    assert 0 < attack.share < 1
+    assert attack.errors[0] < attack.decoder_errors.min()
+    inversion = attack.invert(weight, bias)
+    alone = dataclasses.replace(attack, share=0.0).decode(inversion)
+    network = dataclasses.replace(attack, share=1.0).decode(inversion)
+    error = np.square(attack.decode(inversion) - truth).mean()
+    assert error < max(np.square(alone - truth).mean(), np.square(network - truth).mean())
+
+
+def test_effort_is_one_number() -> None:
+    for count in (500, 20_000, 60_000):
+        low, high = SpanSettings.for_images(count, 0.5), SpanSettings.for_images(count, 4)
+        assert high.decoder_steps == 8 * low.decoder_steps
+    for effort in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ParameterError, match="effort"):
+            SpanSettings.for_images(500, effort)
 
 
 def test_refinement_that_cannot_help_is_left_out(scene: Scene) -> None:
@@ -86,9 +110,9 @@ def test_a_head_has_the_same_bits_in_any_company(scene: Scene) -> None:
 
 
 def test_several_images_are_explained_together(scene: Scene) -> None:
-    backbone, attack, weight, bias, truth, _ = scene
+    backbone, attack, weight, bias, _, _ = scene
     inversion = attack.invert(weight[:2], bias[:2])
-    decoded = attack.decoder.decode(inversion.features.reshape(-1, 256)).reshape(truth[:2].shape)
+    decoded = attack.decode(inversion)
     joint = refine_images(backbone, decoded, inversion, attack.basis, Refinement(12), weight[:2])
 
     def unexplained(images: FloatArray) -> float:
@@ -105,8 +129,8 @@ def test_decoder_is_deterministic_and_survives_saving() -> None:
     features[:, 4] = 0
     images = np.tanh(features[:, :9].reshape(60, 1, 3, 3).repeat(7, 2).repeat(6, 3)).astype(np.float32)
     size = DecoderSize(32, 8, 16)
-    first, second = (train_decoder(features, images, steps=200, seed=4, batch_size=20, size=size) for _ in range(2))
-    other = train_decoder(features, images, steps=200, seed=5, batch_size=20, size=size)
+    first, second = (train_decoder(features, images, steps=100, seed=4, batch_size=20, size=size) for _ in range(2))
+    other = train_decoder(features, images, steps=100, seed=5, batch_size=20, size=size)
     np.testing.assert_array_equal(first.decode(features), second.decode(features))
     assert not np.array_equal(first.decode(features), other.decode(features))
     loaded = Decoder.from_tensors(load(save(first.tensors())))
@@ -120,6 +144,64 @@ def test_decoder_is_deterministic_and_survives_saving() -> None:
         Decoder.from_tensors({"sizes": torch.tensor([1, 2])})
     with pytest.raises(NumericError, match="12"):
         first.decode(np.full((2, 12), np.nan, np.float32))
+
+
+def _pairs(count: int, seed: int = 0) -> tuple[FloatArray, FloatArray, IntArray]:
+    """Features whose first three say all about the images; the others are louder and say nothing."""
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(count, 12)).astype(np.float32)
+    features[:, 3:] *= 2
+    labels = (np.arange(count) % 2).astype(np.int64)
+    curved = np.sin(features[:, :3] + labels[:, None])
+    images = (curved @ np.random.default_rng(9).normal(size=(3, 30)) / 4).reshape(count, 1, 5, 6)
+    return features, images.clip(-1, 1).astype(np.float32), labels
+
+
+def test_kernel_decoder_learns_which_features_matter() -> None:
+    features, images, labels = _pairs(800)
+    decoder = fit_kernel_decoder(features, images, labels, 2, seed=1)
+    fresh, truth, own = _pairs(200, seed=5)
+    error = np.square(decoder.decode(fresh, own) - truth).mean()
+    assert error < 0.2 * truth.var()
+    assert 0.5 < error / decoder.held_out_error < 2
+    shifted = fresh.copy()
+    shifted[:, 3:] = 0
+    assert np.square(decoder.decode(shifted, own) - truth).mean() < 0.3 * truth.var()
+    wrong = decoder.decode(fresh, 1 - own)
+    assert np.square(wrong - truth).mean() > 2 * error
+
+
+def test_kernel_decoder_is_deterministic_in_any_company() -> None:
+    features, images, labels = _pairs(60)
+    seen: list[float] = []
+    first = fit_kernel_decoder(features, images, labels, 2, seed=1, progress=seen.append)
+    again = fit_kernel_decoder(features, images, labels, 2, seed=1)
+    whole = first.decode(features, labels)
+    np.testing.assert_array_equal(whole, again.decode(features, labels))
+    np.testing.assert_array_equal(whole[7:33], first.decode(features[7:33], labels[7:33]))
+    assert np.abs(whole).max() <= 1
+    assert seen == sorted(seen)
+    assert len(seen) > 2
+    few = fit_kernel_decoder(features, images, labels, 2, seed=1, most_points=4)
+    assert np.square(few.decode(features, labels) - images).mean() > np.square(whole - images).mean()
+
+
+def test_kernel_decoder_names_bad_input() -> None:
+    features, images, labels = _pairs(20)
+    with pytest.raises(NumericError, match="NaN"):
+        fit_kernel_decoder(features * np.nan, images, labels, 2, 0)
+    with pytest.raises(NumericError, match="labels"):
+        fit_kernel_decoder(features, images, labels[:-1], 2, 0)
+    with pytest.raises(DataError, match="class 2 has 0"):
+        fit_kernel_decoder(features, images, labels, 3, 0)
+    with pytest.raises(ParameterError, match="most_points"):
+        fit_kernel_decoder(features, images, labels, 2, 0, most_points=1)
+    alike = fit_kernel_decoder(np.ones_like(features), images, labels, 2, 0)
+    np.testing.assert_allclose(alike.decode(features[:1], labels[:1])[0], images[::2].mean(0), atol=0.1)
+    with pytest.raises(NumericError, match="12"):
+        alike.decode(features[:, :-1], labels)
+    with pytest.raises(NumericError, match="labels"):
+        alike.decode(features, labels + 1)
 
 
 def test_colour_images_and_dense_only() -> None:

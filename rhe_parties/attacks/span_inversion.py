@@ -48,11 +48,13 @@ class SpanInversion(WhiteBoxStrategy):
         """Effort; 0 leaves the default for the number of auxiliary images.
 
         Attributes:
+            effort: multiplies the work put into decoding; more pays with many auxiliary images.
             decoder_steps: training steps of the decoder.
             shadow_heads: auxiliary heads inverted for the decoder's training.
             refine_steps: steps through the backbone; -1 leaves the default, 0 turns refinement off.
         """
 
+        effort: float = 1.0
         decoder_steps: int = 0
         shadow_heads: int = 0
         refine_steps: int = -1
@@ -83,7 +85,7 @@ class SpanInversion(WhiteBoxStrategy):
         """Prior, decoder and refinement: functions of prior knowledge, made once for all worlds."""
         key = f"span-inversion {self.options}"
         if key not in context.memory:
-            settings = SpanSettings.for_images(len(prior.auxiliary_labels))
+            settings = SpanSettings.for_images(len(prior.auxiliary_labels), self.options.effort)
             settings = replace(
                 settings,
                 decoder_steps=self.options.decoder_steps or settings.decoder_steps,

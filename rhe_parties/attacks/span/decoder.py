@@ -1,8 +1,7 @@
 """Features to pixels: a convolutional decoder trained on the adversary's own images.
 
 It is trained on features that went through a shadow head and its inversion, mixed with true ones, so that it knows
-which directions the inversion gets wrong. Loss: half the sum of mean squared and mean absolute error per pixel, the
-pair error of the authors' reconstructor (arXiv 2505.14323, code of v1).
+which directions the inversion gets wrong. Loss: mean squared error per pixel, whose minimiser is the posterior mean.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ _DECODE_BLOCK = 10  # images per forward pass: fixed, so that an image's bits do
 _MAX_SIDE = 64
 _TRUE_SHARE = 0.15  # of the training features that are true ones
 _AVERAGE = 0.998  # weight averaging per step
+_BLOCKS = 2  # of the dense trunk
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,19 @@ class DecoderSize:
     hidden: int = 512
     channels: int = 32
     rank: int = 64
+
+
+class _Block(nn.Module):
+    """Residual block of the dense trunk."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.inner, self.outer = nn.Linear(width, width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        moved: Tensor = x + self.outer(F.silu(self.inner(self.norm(x))))
+        return moved
 
 
 class _Network(nn.Module):
@@ -60,9 +73,8 @@ class _Network(nn.Module):
         self.register_buffer("mean_image", torch.zeros(math.prod(shape)))
         self.register_buffer("principal", torch.zeros(size.rank, math.prod(shape)))
         self.skip = nn.Linear(features, size.rank)
-        self.trunk = nn.Sequential(
-            nn.Linear(features, size.hidden), nn.SiLU(), nn.Linear(size.hidden, size.hidden), nn.SiLU()
-        )
+        blocks = [_Block(size.hidden) for _ in range(_BLOCKS)]
+        self.trunk = nn.Sequential(nn.Linear(features, size.hidden), nn.SiLU(), *blocks, nn.SiLU())
         self.to_rank = nn.Linear(size.hidden, size.rank)
         if size.channels:
             self.to_grid = nn.Linear(size.hidden, math.prod(self.grid))
@@ -76,7 +88,8 @@ class _Network(nn.Module):
         for name, layer in self.named_modules():
             if isinstance(layer, nn.Linear | nn.Conv2d):
                 fan = layer.weight[0].numel()
-                gain = 0.1 if name in ("last", "skip") else 1.4
+                quiet = name in ("last", "skip", "to_rank") or name.endswith("outer")
+                gain = 0.1 if quiet else 1.4
                 with torch.no_grad():
                     layer.weight.normal_(0.0, gain / math.sqrt(fan), generator=generator)
                 nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
@@ -154,7 +167,7 @@ def train_decoder(
     noisy_features: FloatArray | None = None,
     noisy_images: FloatArray | None = None,
     size: DecoderSize | None = None,
-    learning_rate: float = 5e-3,
+    learning_rate: float = 1e-3,
 ) -> Decoder:
     """Train a decoder.
 
@@ -216,7 +229,7 @@ def _descend(
     progress: Callable[[float], None] | None,
 ) -> dict[str, Tensor]:
     """AdamW on minibatches; returns the running average of the weights."""
-    optimiser = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=0.02)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=0.02, betas=(0.9, 0.99), fused=True)
     average = {name: value.detach().clone() for name, value in network.state_dict().items()}
     true_rows = batch if len(pairs) == 1 else round(_TRUE_SHARE * batch)
     for step in range(steps):
@@ -229,7 +242,7 @@ def _descend(
             inputs.append(x[chosen])
             targets.append(y[chosen])
         error = network(torch.cat(inputs)) - torch.cat(targets)
-        loss = 0.5 * (error.square().mean() + error.abs().mean())
+        loss = error.square().mean()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()

@@ -4,7 +4,8 @@ Full-batch gradient descent on a linear softmax head stays in the span W = s·W_
 are the training features, A [N, K] the dual coefficients, s the decay of the initial weights W_0 ~ N(0, init_std²).
 Given A and the Gaussian prior of X, everything is linear and Gaussian: per eigenvector of the prior's covariance
 (eigenvalue λ) and per eigenvector of AᵀA (eigenvalue g) the posterior mean of X is a closed-form shrinkage. A in turn
-follows from X by simulating the training, so the two steps alternate.
+follows from X by simulating the training, so the two steps alternate. The one combination of X that A hides is then
+found from the exact distributions of the single features (see `anchor`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rhe_parties.attacks.span.anchor import Anchor, Sight
 from rhe_parties.attacks.span.prior import FeaturePrior
 from rhe_parties.errors import NumericError, ParameterError
 from rhe_parties.model.head import Recipe
@@ -23,6 +25,7 @@ from rhe_parties.types import FloatArray
 
 __all__ = ["Inversion", "class_order", "dual_coefficients", "invert_heads"]
 
+_ANCHORED = 2  # last rounds of the alternation that place the offset; it is the slow part of a round
 _CHUNK = 64  # heads at a time; the float64 result of a head does not depend on its neighbours beyond 1e-13
 
 
@@ -88,11 +91,13 @@ def invert_heads(
     iterations: int = 8,
     noise_variance: float = 0.0,
     device: str = "cpu",
+    anchored: bool = True,
 ) -> Inversion:
     """Recover the training features of V heads.
 
-    With S = 1 only the mean over the images stays out of sight (the columns of A sum to zero over classes); with S > 1
-    a head shows little more than the sum over the images of each class, and the estimates of one class fall together.
+    With S = 1 only the common offset of the images stays out of sight (the columns of A sum to zero over classes), and
+    the marginals of the prior recover it; with S > 1 a head shows little more than the sum over the images of each
+    class, and the estimates of one class fall together.
 
     Args:
         weight: [V, K, D], as trained or as estimated.
@@ -104,6 +109,8 @@ def invert_heads(
         noise_variance: variance of independent errors of the given weights, beyond the initial weights' share; for
             predicted heads `HeadRegressor.error_variance`, which makes whitener and points fit a half-skilled one.
         device: torch device that does the work, in float64.
+        anchored: whether to place the common offset by the prior's marginals (where it has any); without, it stays at
+            its Gaussian estimate.
 
     Returns:
         The recovered features with their error model. A head at the mean of all heads gives the class means.
@@ -113,7 +120,7 @@ def invert_heads(
         ParameterError: images_per_class or iterations below 1, or a negative noise variance.
     """
     _check(weight, bias, prior, images_per_class, iterations, noise_variance)
-    solver = _Solver(recipe, prior, images_per_class, noise_variance, device)
+    solver = _Solver(recipe, prior, images_per_class, noise_variance, device, anchored)
     with limited_threads(1):
         parts = [
             solver.solve(torch.from_numpy(np.ascontiguousarray(weight[i : i + _CHUNK])).to(device).double(), iterations)
@@ -137,7 +144,9 @@ def invert_heads(
 class _Solver:
     """The alternation for one chunk of heads, in the eigenbasis of the prior's covariance."""
 
-    def __init__(self, recipe: Recipe, prior: FeaturePrior, per_class: int, extra: float, device: str) -> None:
+    def __init__(
+        self, recipe: Recipe, prior: FeaturePrior, per_class: int, extra: float, device: str, anchored: bool = True
+    ) -> None:
         self.recipe, self.classes = recipe, prior.classes
         self.labels = class_order(prior.classes, per_class).to(device)
         self.basis = torch.from_numpy(prior.eigenvectors).to(device)
@@ -148,15 +157,33 @@ class _Solver:
         start = (self.shrink * recipe.init_std) ** 2
         self.noise = max(start + extra, 1e-16)
         self.start_share = start / self.noise
+        self.expected = self._expected_coefficients()
+        self.anchor: Anchor | None = None
+        if anchored and prior.marginals is not None and len(self.labels) > 1:
+            anchor = Anchor(prior, prior.marginals, self.expected, self.noise, per_class)
+            self.anchor = anchor if anchor.useful else None
+        self.offset_share = None if self.anchor is None else self.anchor.expected_share(self.basis)
+
+    def _expected_coefficients(self) -> Tensor:
+        """A [1, N, K] of a head of average images."""
+        first = torch.zeros((1, len(self.labels), self.classes), dtype=self.spread.dtype, device=self.spread.device)
+        gram = (self.means @ self.means.mT + self.spread.sum() * self._eye())[None]
+        return dual_coefficients(gram, self.labels, first, self.recipe)[0]
+
+    def _eye(self) -> Tensor:
+        return torch.eye(len(self.labels), dtype=self.spread.dtype, device=self.spread.device)
 
     def expected_error(self) -> Tensor:
         """Error variance [D] of the posterior mean, averaged over the images, for a head of average images."""
-        doubt = self.spread.sum() * torch.eye(len(self.labels), dtype=self.spread.dtype, device=self.spread.device)
-        first = torch.zeros((1, len(self.labels), self.classes), dtype=self.spread.dtype, device=self.spread.device)
-        coefficients, _ = dual_coefficients((self.means @ self.means.mT + doubt)[None], self.labels, first, self.recipe)
-        _, trust, gain = self._estimate(torch.zeros_like(self.means[: self.classes])[None], coefficients)
+        _, trust, gain = self._estimate(torch.zeros_like(self.means[: self.classes])[None], self.expected)
+        return (self.spread * (1 - self._seen(trust, gain, self.expected))).mean(dim=(0, 1))
+
+    def _seen(self, trust: Tensor, gain: Tensor, coefficients: Tensor) -> Tensor:
+        """Share [V, N, D] of an image's variance that its head reveals."""
         seen = torch.einsum("vnk,vkd->vnd", gain**2, trust) * self.spread
-        return (self.spread * (1 - seen)).mean(dim=(0, 1))
+        if self.offset_share is not None:
+            seen = seen + Sight.of(coefficients).unseen.square()[..., None] * self.offset_share
+        return seen
 
     def solve(self, weight: Tensor, iterations: int) -> tuple[Tensor, Tensor, Tensor]:
         """features, points [V, N, D] and A [V, N, K] of weights [V, K, D]."""
@@ -165,19 +192,24 @@ class _Solver:
         guess = self.means.expand(heads, -1, -1)
         first = torch.zeros((heads, len(self.labels), self.classes), dtype=weight.dtype, device=weight.device)
         # The expected Gram matrix holds the guess's uncertainty too; without it the simulated steps come out too long.
-        doubt = self.spread.sum() * torch.eye(len(self.labels), dtype=weight.dtype, device=weight.device)
-        for _ in range(iterations):
+        doubt = self.spread.sum() * self._eye()
+        for round_ in range(iterations):
             coefficients, _ = dual_coefficients(guess @ guess.mT + doubt, self.labels, first, self.recipe)
             moved, trust, gain = self._estimate(turned, coefficients)
-            guess = self.means + moved
             known = gain @ (trust @ self.spread**2).diag_embed() @ gain.mT
-            doubt = self.spread.sum() * torch.eye(len(self.labels), dtype=weight.dtype, device=weight.device) - known
+            if self.anchor is not None and self.offset_share is not None and round_ >= iterations - _ANCHORED:
+                sight = Sight.of(coefficients)
+                offset = self.anchor.locate(weight, sight) @ self.basis
+                moved = moved + sight.unseen[..., None] * offset[:, None]
+                revealed = (self.offset_share * self.spread).sum()
+                known = known + revealed * sight.unseen[..., None] * sight.unseen[:, None]
+            guess = self.means + moved
+            doubt = self.spread.sum() * self._eye() - known
             # What the span does not explain is, in part, the initial weights: they shape the first steps of training.
             rest = (turned - coefficients.mT @ guess) * (self.start_share / self.shrink)
             first = guess @ rest.mT
         # The share of a direction's variance that the head reveals is `seen`; dividing by it undoes the prior's pull.
-        seen = torch.einsum("vnk,vkd->vnd", gain**2, trust) * self.spread
-        points = self.means + moved / seen.clamp_min(1e-6)
+        points = self.means + moved / self._seen(trust, gain, coefficients).clamp_min(1e-6)
         back = self.basis.T.expand(heads, -1, -1)
         return torch.bmm(guess, back), torch.bmm(points, back), coefficients
 

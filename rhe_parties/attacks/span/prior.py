@@ -1,6 +1,7 @@
 """What the adversary believes about a private image's features before it sees a head.
 
-A Gaussian per class with one pooled covariance, fitted to auxiliary features: φ ~ N(μ_y, Σ).
+A Gaussian per class with one pooled covariance, fitted to auxiliary features: φ ~ N(μ_y, Σ); and beside it the exact
+distribution of every single feature, which is far from Gaussian behind a ReLU.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from rhe_parties.attacks.span.marginals import Marginals
 from rhe_parties.errors import DataError, NumericError, ParameterError
 from rhe_parties.types import FloatArray, IntArray
 
@@ -32,6 +34,7 @@ class FeaturePrior:
         whitener: float32 [D, D]; |whitener (a - b)| is the Mahalanobis distance, eigenvalues floored at 1 % of their
             mean (recovered features err most, in relative terms, where the prior varies least). It knows nothing of a
             head; the inversion's own whitener (`Inversion.whitener`) identifies far better.
+        marginals: distributions of single features; None: the Gaussian is all that is known.
     """
 
     means: Float64Array
@@ -39,6 +42,7 @@ class FeaturePrior:
     eigenvalues: Float64Array
     eigenvectors: Float64Array
     whitener: FloatArray
+    marginals: Marginals | None = None
 
     @classmethod
     def fit(cls, features: FloatArray, labels: IntArray, classes: int, shrinkage: float | None = None) -> FeaturePrior:
@@ -79,7 +83,7 @@ class FeaturePrior:
         eigenvalues = np.maximum(eigenvalues, _FLOOR * eigenvalues[-1])
         scale = 1 / np.sqrt(np.maximum(eigenvalues, 0.01 * level))
         whitener = (scale[:, None] * eigenvectors.T).astype(np.float32)
-        return cls(means, covariance, eigenvalues, eigenvectors, whitener)
+        return cls(means, covariance, eigenvalues, eigenvectors, whitener, Marginals.fit(features, labels, classes))
 
     @property
     def classes(self) -> int:

@@ -27,7 +27,7 @@ from rhe_parties.types import FloatArray, IntArray
 
 __all__ = ["ImageBasis", "Refinement", "choose_refinement", "refine_images"]
 
-_SPREADS = (0.2, 0.5)
+_SPREADS = (0.1, 0.2, 0.4)
 _OWN_SHARE = 0.7
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -12,9 +13,9 @@ import torch.nn.functional as F
 from rhe_parties.attacks.span.inversion import Inversion, invert_heads
 from rhe_parties.attacks.span.prior import FeaturePrior
 from rhe_parties.errors import DataError
-from rhe_parties.model.head import Recipe, train_heads
+from rhe_parties.model.dual import train_many
+from rhe_parties.model.head import Recipe
 from rhe_parties.rng import numpy_stream, stream_seed, torch_stream
-from rhe_parties.threads import limited_threads
 from rhe_parties.types import FloatArray, IntArray, UInt8Array
 
 __all__ = ["augment_images", "balanced_sets", "shadow_inversions"]
@@ -23,15 +24,17 @@ _ROTATION = math.radians(7)  # standard deviations of the random affine map
 _SHEAR = 0.08
 _LOG_SCALE = 0.06
 _SHIFT = 0.6  # pixels per 32
+_BLOCK = 256  # heads trained and inverted at a time
 
 
-def augment_images(images: UInt8Array, copies: int, seed: int) -> UInt8Array:
+def augment_images(images: UInt8Array, copies: int, seed: int, strength: float = 1.0) -> UInt8Array:
     """Random affine variants (rotation, shear, scale, shift) of images, bilinear, edges continued.
 
     Args:
         images: uint8 [n, C, H, W].
         copies: variants of each image.
         seed: root seed.
+        strength: factor on the size of all variations.
 
     Returns:
         uint8 [copies·n, C, H, W]: the n images `copies` times in their order, each varied anew.
@@ -40,7 +43,7 @@ def augment_images(images: UInt8Array, copies: int, seed: int) -> UInt8Array:
     count, channels, height, width = source.shape
     parts = []
     for copy in range(copies):
-        noise = torch.randn((count, 6), generator=torch_stream(seed, "span-augment", copy))
+        noise = strength * torch.randn((count, 6), generator=torch_stream(seed, "span-augment", copy))
         turn, skew = noise[:, 0] * _ROTATION, noise[:, 1] * _SHEAR
         grow_x, grow_y = torch.exp(noise[:, 2] * _LOG_SCALE), torch.exp(noise[:, 3] * _LOG_SCALE)
         cos, sin = torch.cos(turn), torch.sin(turn)
@@ -81,6 +84,7 @@ def shadow_inversions(
     per_class: int,
     seed: int,
     iterations: int = 4,
+    progress: Callable[[float], None] | None = None,
 ) -> Inversion:
     """Train one head on each set of auxiliary features and invert it.
 
@@ -92,9 +96,20 @@ def shadow_inversions(
         per_class: S.
         seed: root of the heads' initial weights.
         iterations: rounds of the inversion.
+        progress: called with the done share in [0, 1].
     """
-    labels = np.repeat(np.arange(prior.classes), per_class).astype(np.int64)
-    seeds: Sequence[int] = [stream_seed(seed, "span-shadow", index) for index in range(len(sets))]
-    with limited_threads(1):
-        weight, bias = train_heads(features[sets], np.tile(labels, (len(sets), 1)), prior.classes, recipe, seeds)
-    return invert_heads(weight, bias, recipe, prior, per_class, iterations)
+    labels = np.zeros(len(features), np.int64)
+    labels[sets] = np.repeat(np.arange(prior.classes), per_class)
+    parts = []
+    for start in range(0, len(sets), _BLOCK):
+        some = sets[start : start + _BLOCK]
+        own = stream_seed(seed, "span-shadow", start // _BLOCK)
+        weight, bias = train_many(features, labels, some, prior.classes, recipe, own)
+        parts.append(invert_heads(weight, bias, recipe, prior, per_class, iterations))
+        if progress is not None:
+            progress((start + len(some)) / len(sets))
+    joined = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("features", "points", "coefficients")
+    )
+    recovered, points, coefficients = joined
+    return replace(parts[0], features=recovered, points=points, coefficients=coefficients)
