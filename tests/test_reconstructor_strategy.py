@@ -218,10 +218,10 @@ def test_benchmark_measures_both_at_equal_time(monkeypatch: pytest.MonkeyPatch, 
     result = bench_reconstruct(None, 0.001, 20, 1, settings, 0, said.append, threads=1)
     span, paper = result.curves["span-inversion"], result.curves["reconstructor"]
     assert (result.dataset, result.victims, result.cores) == ("digits", 20, 1)
-    assert [point.steps for point in span] == [10]
+    assert [point.effort for point in span] == [500]
     assert paper[-1].minutes >= span[-1].minutes >= 0.001
-    assert paper[-1].steps >= 1
-    assert paper[-1].shadow_heads >= 8 * paper[-1].steps
+    assert paper[-1].effort >= 1
+    assert paper[-1].shadow_heads >= 8 * paper[-1].effort
     for point in (*span, *paper):
         assert point.tpr is not None
         assert 0 <= point.tpr.low <= point.tpr.value <= point.tpr.high <= 1
@@ -244,13 +244,13 @@ def _after(minutes: float, steps: int) -> CurvePoint:
 
 def test_efforts_grow_until_the_time_is_spent() -> None:
     one = [_after(1.0, 100)]
-    assert reconstruct._next_steps(one, 60 * 100.0) == 400
-    assert reconstruct._next_steps(one, 60 * 2.0) == 194
-    assert reconstruct._next_steps(one, 60 * 1.2) is None
+    assert reconstruct._next_effort(one, 60 * 100.0, 10_000) == 300
+    assert reconstruct._next_effort(one, 60 * 2.0, 10_000) == 194
+    assert reconstruct._next_effort(one, 60 * 1.2, 10_000) is None
     # 0.5 minutes are fixed, so half a minute for each hundred steps.
     two = [_after(1.0, 100), _after(2.0, 300)]
-    assert reconstruct._next_steps(two, 60 * 4.0) == 676
-    assert reconstruct._next_steps(two, 60 * 2.2) is None
+    assert reconstruct._next_effort(two, 60 * 4.0, 10_000) == 676
+    assert reconstruct._next_effort(two, 60 * 2.2, 10_000) is None
 
 
 def test_random_heads_of_the_paper_separate_where_they_should(monkeypatch: pytest.MonkeyPatch) -> None:

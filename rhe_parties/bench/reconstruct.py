@@ -37,7 +37,7 @@ from rhe_parties.model.backbone import load_backbone
 from rhe_parties.model.head import Recipe, train_heads
 from rhe_parties.rng import numpy_stream, stream_seed
 from rhe_parties.threads import limited_threads
-from rhe_parties.types import FloatArray
+from rhe_parties.types import FloatArray, IntArray
 
 __all__ = ["CurvePoint", "ReconstructBench", "Work", "bench_reconstruct", "make_work"]
 
@@ -46,8 +46,9 @@ Progress = Callable[[str], None]
 FPR = 0.01
 _VICTIMS = 500
 _SHADOWS = 2048  # whose mean and covariance the random heads have
-_FIRST_EFFORT = 0.25  # of the strategy's default
-_GROWTH = 4.0
+_FIRST_SHARE = 1 / 27  # of the auxiliary images
+_FEWEST_IMAGES = 500
+_GROWTH = 3.0
 _PIECE = 10.0  # seconds of training between two looks at the progress
 
 
@@ -72,7 +73,8 @@ class CurvePoint:
     Attributes:
         minutes: preparation and attack on all victims, wall time; `cpu_minutes` the processor time of the same.
         attack_seconds: the attack's share.
-        steps: training steps of the decoder or of the reconstructor.
+        effort: auxiliary images used by span inversion, whose strength grows with them; training steps of the
+            reconstructor, which has them all from the start.
         shadow_heads: heads trained on auxiliary images so far; 0 where the method does not say.
         tpr: true-positive rate at 1 % false positives, negatives are the same claims against other real heads.
         tpr_random: the same, negatives are claims made from random heads (the paper's).
@@ -82,7 +84,7 @@ class CurvePoint:
     minutes: float
     cpu_minutes: float
     attack_seconds: float
-    steps: int
+    effort: int
     shadow_heads: int
     tpr: Measured | None
     tpr_random: Measured | None
@@ -264,40 +266,41 @@ class _Judge:
 
 
 def _span_curve(work: Work, judge: _Judge, budget: float, seed: int, progress: Progress) -> list[CurvePoint]:
-    """Span inversion, each time anew, with more and more steps of the decoder until the next would not fit."""
-    default = SpanSettings.for_images(len(work.prior.auxiliary_labels)).decoder_steps
-    steps = max(1, round(_FIRST_EFFORT * default))
+    """Span inversion, each time anew, on more and more auxiliary images until the next run would not fit."""
+    total = len(work.prior.auxiliary_labels)
+    images = min(total, max(_FEWEST_IMAGES, round(_FIRST_SHARE * total)))
     points: list[CurvePoint] = []
     while True:
-        points.append(_span_point(work, judge, steps, seed, progress))
-        following = _next_steps(points, budget)
+        points.append(_span_point(work, judge, images, seed, progress))
+        following = _next_effort(points, budget, total)
         if following is None:
             return points
-        steps = following
+        images = following
 
 
-def _next_steps(points: list[CurvePoint], budget: float) -> int | None:
-    """More steps by the usual factor, or as many as fit if that is clearly more than before; None: nothing fits."""
+def _next_effort(points: list[CurvePoint], budget: float, most: int) -> int | None:
+    """More by the usual factor, or as much as fits if that is clearly more than before; None: nothing fits."""
     last = points[-1]
-    per_step, fixed = 60 * last.minutes / last.steps, 0.0  # an upper bound as long as only one run is known
+    per_step, fixed = 60 * last.minutes / last.effort, 0.0  # an upper bound as long as only one run is known
     if len(points) > 1:
         before = points[-2]
-        slope = 60 * (last.minutes - before.minutes) / (last.steps - before.steps)
+        slope = 60 * (last.minutes - before.minutes) / (last.effort - before.effort)
         if slope > 0:
-            per_step, fixed = slope, max(0.0, 60 * last.minutes - slope * last.steps)
+            per_step, fixed = slope, max(0.0, 60 * last.minutes - slope * last.effort)
     fitting = (0.97 * budget - fixed) / per_step
-    wanted = min(fitting, _GROWTH * last.steps)
-    return int(wanted) if wanted > 1.3 * last.steps else None
+    wanted = min(fitting, _GROWTH * last.effort, most)
+    return int(wanted) if wanted > 1.3 * last.effort else None
 
 
-def _span_point(work: Work, judge: _Judge, steps: int, seed: int, progress: Progress) -> CurvePoint:
-    strategy = SpanInversion(SpanInversion.Options(decoder_steps=steps))
+def _span_point(work: Work, judge: _Judge, images: int, seed: int, progress: Progress) -> CurvePoint:
+    strategy = SpanInversion()
 
     def told(share: float, text: str) -> None:
-        progress(f"span-inversion, {steps:,} decoder steps: {text} ({100 * share:.0f} %)")
+        progress(f"span-inversion, {images:,} images: {text} ({100 * share:.0f} %)")
 
     # What an earlier run has learnt must not help a later one.
-    prior = _fresh(work.prior)
+    order = numpy_stream(seed, "bench-images").permutation(len(work.prior.auxiliary_labels))
+    prior = _fresh(work.prior, np.sort(order[:images]))
     context = AttackContext(stream_seed(seed, "bench-span"), work.victims.head_ids, progress=told)
     clock = _Clock()
     with clock.counting():
@@ -305,23 +308,24 @@ def _span_point(work: Work, judge: _Judge, steps: int, seed: int, progress: Prog
     before = clock.wall
     with clock.counting():
         claimed = strategy.attack_heads(work.victims, prior, context).images
-    progress(f"span-inversion, {steps:,} decoder steps: random heads")
+    progress(f"span-inversion, {images:,} images: random heads")
     null = strategy.attack_heads(work.random, prior, context).images
     if claimed is None or null is None:
         raise AssertionError("span inversion claims images")
-    shadows = strategy.options.shadow_heads or SpanSettings.for_images(len(prior.auxiliary_labels)).shadow_heads
-    return judge.point(clock, clock.wall - before, steps, shadows, claimed, null)
+    shadows = SpanSettings.for_images(images).shadow_heads
+    return judge.point(clock, clock.wall - before, images, shadows, claimed, null)
 
 
-def _fresh(prior: PriorKnowledge) -> PriorKnowledge:
-    """The same knowledge with nothing cached."""
+def _fresh(prior: PriorKnowledge, rows: IntArray | None = None) -> PriorKnowledge:
+    """The same knowledge with nothing cached, or that of some of the auxiliary images."""
+    kept = slice(None) if rows is None else rows
     return PriorKnowledge(
         prior.backbone,
         prior.recipe,
         prior.classes,
         prior.images_per_class,
-        prior.auxiliary_images,
-        prior.auxiliary_labels,
+        prior.auxiliary_images[kept],
+        prior.auxiliary_labels[kept],
     )
 
 

@@ -49,7 +49,7 @@ def _cells(point: CurvePoint) -> tuple[str, ...]:
     return (
         f"{point.minutes:.2f}",
         f"{point.cpu_minutes:.2f}",
-        f"{point.steps:,}",
+        f"{point.effort:,}",
         f"{point.shadow_heads:,}",
         _rate(point.tpr),
         _rate(point.tpr_random),
