@@ -30,7 +30,7 @@ def show_reconstruct_bench(result: ReconstructBench, console: Console) -> None:
     for column in (
         "Minutes",
         "CPU min",
-        "Steps",
+        "Images or steps",
         "Shadow heads",
         "TPR, other",
         "TPR, random",

@@ -1,0 +1,1 @@
+"""Looks for reused randomness and readable structure in ciphertexts."""
