@@ -57,7 +57,9 @@ class InformedAdversary(WhiteBoxStrategy):
     def attack_heads(self, heads: Heads, prior: PriorKnowledge, context: AttackContext) -> Claim:
         """See `WhiteBoxStrategy.attack_heads`."""
         options = self.options
-        drawing = SpanInversion.Options(options.decoder_steps, options.shadow_heads, options.refine_steps)
+        drawing = SpanInversion.Options(
+            decoder_steps=options.decoder_steps, shadow_heads=options.shadow_heads, refine_steps=options.refine_steps
+        )
         tools = SpanInversion(drawing).tools(prior, context)
         knowledge = _knowledge(context.challenge, len(heads.weight), options.strong, prior, context)
         context.progress(0.75, "inferring the unknown features")

@@ -60,7 +60,9 @@ class NtkDifference(WhiteBoxStrategy):
         if initial is None:
             raise DataError("ntk-difference: the challenge holds no initial weights")
         options = self.options
-        drawing = SpanInversion.Options(options.decoder_steps, options.shadow_heads, options.refine_steps)
+        drawing = SpanInversion.Options(
+            decoder_steps=options.decoder_steps, shadow_heads=options.shadow_heads, refine_steps=options.refine_steps
+        )
         tools = SpanInversion(drawing).tools(prior, context)
         count, width = len(heads.weight), heads.weight.shape[2]
         labels = np.repeat(np.arange(prior.classes), prior.images_per_class).astype(np.int64)
