@@ -43,6 +43,7 @@ ROWS = [
     {"parties"},
     {"transport"},
     {"runner"},
+    {"testing"},
     {"bench"},
     {"cli"},
     {"__init__"},
