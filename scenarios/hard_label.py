@@ -11,7 +11,7 @@ from rhe_parties import Scenario, run_as_program
 
 scenario = Scenario(
     name="hard_label",
-    summary="Heads extracted from decisions alone, or from logits, and training images rebuilt from what was extracted.",
+    summary="Heads extracted from decisions alone, or from logits, and training images rebuilt from them.",
     parameters={
         "dataset": "digits",
         "images_per_class": 1,

@@ -114,9 +114,7 @@ def test_leaky_channels_are_read(leak: str, skill: float) -> None:
     assert found.heads.error_variance < np.var(shadows(SHADOWS).weight, axis=0).mean()
 
 
-@pytest.mark.parametrize(
-    ("scheme", "victims", "count"), [("bfv", sealed.VICTIMS, 64), ("plain", 4, 64)]
-)
+@pytest.mark.parametrize(("scheme", "victims", "count"), [("bfv", sealed.VICTIMS, 64), ("plain", 4, 64)])
 def test_encrypted_traffic_tells_nothing(scheme: str, victims: int, count: int) -> None:
     found = estimate(Channel(), count, scheme, victims)
     assert found.notes["share of held-out heads' variance explained"] == "0.000"

@@ -122,7 +122,9 @@ class _Equations:
             torch.eye(parts, dtype=torch.float64), torch.from_numpy(self.gram) * trust
         )
         pull = (self.parts.T @ self.rows * trust).reshape(-1)
-        factor = torch.linalg.cholesky(precision)
+        factor, failed = torch.linalg.cholesky_ex(precision)
+        if int(failed):
+            raise NumericError("the shadow heads are too few for a prior of heads: raise the option shadows")
         start = torch.from_numpy(prior.mean)
         # As a step from the prior's mean: exact where nothing is known, and better conditioned.
         gap = torch.from_numpy(pull) - (precision - self.precision) @ start
