@@ -26,7 +26,7 @@ SMALL = {
     "property-inference": {"shadows": "24", "components": "4"},
     "reconstructor": {"steps": "2", "width": "4", "batch": "4"},
     "soft-label": {"queries": "300", "shadows": "64", "reconstruct": "false"},
-    "span-inversion": SPAN,
+    "span-inversion": SPAN | {"ciphertext_shadows": "16"},
     "span-membership": {"iterations": "1"},
     "traffic-analysis": SPAN | {"shadows": "16"},
 }

@@ -127,8 +127,8 @@ def test_bad_heads_recipes_and_training_sets() -> None:
     features, labels = _problem(2, 1, 8)
     with pytest.raises(ParameterError, match="hidden = "):
         train_deep_heads(features, labels, 10, (), "square", [0, 1])
-    with pytest.raises(DataError, match="class 3 has no image"):
-        train_deep_heads(features, np.where(labels == 3, 4, labels), 10, (8,), "square", [0, 1])
+    with pytest.raises(DataError, match="are of class 4: at least 2 classes"):
+        train_deep_heads(features, np.full_like(labels, 4), 10, (8,), "square", [0, 1])
     with pytest.raises(NumericError, match="NaN or infinity"):
         train_deep_heads(features * np.nan, labels, 10, (8,), "square", [0, 1])
 

@@ -52,12 +52,14 @@ class SpanInversion(WhiteBoxStrategy):
             decoder_steps: training steps of the decoder.
             shadow_heads: auxiliary heads inverted for the decoder's training.
             refine_steps: steps through the backbone; -1 leaves the default, 0 turns refinement off.
+            ciphertext_shadows: heads encrypted under the same key for the variant on ciphertexts.
         """
 
         effort: float = 1.0
         decoder_steps: int = 0
         shadow_heads: int = 0
         refine_steps: int = -1
+        ciphertext_shadows: int = 512
 
     def attack_heads(self, heads: Heads, prior: PriorKnowledge, context: AttackContext) -> Claim:
         """See `WhiteBoxStrategy.attack_heads`."""

@@ -61,7 +61,7 @@ class WhiteBoxStrategy(Strategy):
 
     needs = frozenset({Observation.PLAIN_HEAD})
     ciphertext_needs = frozenset({Observation.ENCRYPTED_HEAD, Observation.PUBLIC_KEY})
-    #: Shadow heads encrypted under the same key for the variant on ciphertexts.
+    #: Shadow heads encrypted under the same key for the variant on ciphertexts; an option of this name comes first.
     ciphertext_shadows: ClassVar[int] = 512
 
     @abstractmethod
@@ -100,7 +100,8 @@ class WhiteBoxStrategy(Strategy):
         if material is None:  # the seat has checked `ciphertext_needs`
             raise LookupError("no public key in the view")
         context.progress(0.0, "shadow heads under the same public key")
-        shadows = self.shadow_heads(prior, context, self.ciphertext_shadows)
+        count = getattr(self.options, "ciphertext_shadows", self.ciphertext_shadows)
+        shadows = self.shadow_heads(prior, context, count)
         seed = stream_seed(context.seed, "white-box-ciphertext")
         regressor = read_ciphertexts(material, shadows, seed, context)
         held = [HeadCiphertexts(seen[name].ciphertexts, seen[name].key_fingerprint) for name in ids]

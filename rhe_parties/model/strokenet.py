@@ -6,11 +6,13 @@ import itertools
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 __all__ = ["FEATURES", "IMAGE_SIZE", "StrokeNet"]
 
 FEATURES = 256
 IMAGE_SIZE = 32
+_ROWS = 64
 
 
 class StrokeNet(nn.Module):
@@ -42,5 +44,11 @@ class StrokeNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Features [B, 256] (never negative) of images [B, 1, 32, 32] in [-1, 1]."""
-        features: Tensor = self.dense(self.stages(images).flatten(1))
-        return features
+        flat = self.stages(images).flatten(1)
+        if torch.is_grad_enabled():
+            features: Tensor = self.dense(flat)
+            return features
+        # Matrix products of few rows are rounded otherwise than those of many on some processors; always in blocks
+        # of the same size, an image's features do not depend on how many are computed with it.
+        padded = functional.pad(flat, (0, 0, 0, -len(flat) % _ROWS))
+        return torch.cat([self.dense(block) for block in padded.split(_ROWS)])[: len(flat)]
