@@ -19,7 +19,6 @@ scenario = Scenario(
         "worlds": ("none", "rhe", "rhe+client", "rhe+client+release=logits"),
         "adversary": ("span-membership", "lira", "lira-scores", "label-membership"),
         "client_budget": 4_000,
-        "batch": 64,
     },
 )
 

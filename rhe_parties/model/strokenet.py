@@ -45,10 +45,11 @@ class StrokeNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Features [B, 256] (never negative) of images [B, 1, 32, 32] in [-1, 1]."""
         flat = self.stages(images).flatten(1)
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or len(flat) == 0:
             features: Tensor = self.dense(flat)
             return features
         # Matrix products of few rows are rounded otherwise than those of many on some processors; always in blocks
         # of the same size, an image's features do not depend on how many are computed with it.
         padded = functional.pad(flat, (0, 0, 0, -len(flat) % _ROWS))
-        return torch.cat([self.dense(block) for block in padded.split(_ROWS)])[: len(flat)]
+        blocks = padded.view(len(padded) // _ROWS, _ROWS, flat.shape[1])
+        return torch.cat([self.dense(block) for block in blocks])[: len(flat)]

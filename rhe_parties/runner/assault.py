@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from rhe_parties.errors import NumericError
+from rhe_parties.errors import MessageError, NumericError
 from rhe_parties.messages.payloads import AttackRequest, ClaimReport
 from rhe_parties.metrics.claims import measure_claim, verdict
 from rhe_parties.metrics.curves import claim_curves, claim_histograms
@@ -77,7 +77,11 @@ def attack(
     )
     started = time.perf_counter()
     with reporter.stage(f"world {world.name}: {attacker.strategy.name or attacker.reference}", 1.0) as update:
-        report = board.order_attack(request, ClaimReport, lab.parameters.attack_timeout, update)
+        try:
+            report = board.order_attack(request, ClaimReport, lab.parameters.attack_timeout, update)
+        except MessageError as error:  # the view does not fit into one order: this cell fails, the run goes on
+            text = f"{error}: fewer victims, or smaller requests (batch)"
+            report = ClaimReport(attacker.reference, variant, "error", error=text)
     cell = AttackRecord.model_validate(
         {
             "adversary": attacker.reference,
