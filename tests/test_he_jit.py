@@ -342,7 +342,7 @@ def test_without_a_writable_folder_kernels_are_cached_elsewhere(
 ) -> None:
     import numba
 
-    from rhe_parties.model import jit_cache
+    from rhe_parties import jit_cache
 
     monkeypatch.setattr(numba.config, "CACHE_DIR", "")
     jit_cache.ensure_cache_folder(tmp_path)

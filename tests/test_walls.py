@@ -29,7 +29,7 @@ PACKAGE = Path(rhe_parties.__file__).parent
 
 # A module may import from its own row and from rows above it.
 ROWS = [
-    {"errors", "types", "rng", "threads", "proto"},
+    {"errors", "types", "rng", "threads", "jit_cache", "proto"},
     {"registry"},
     {"data"},
     {"model"},

@@ -21,7 +21,7 @@ import numba
 import numpy as np
 
 from rhe_parties.he.jit_vectors import CHUNK, accumulate
-from rhe_parties.model.jit_cache import ensure_cache_folder
+from rhe_parties.jit_cache import ensure_cache_folder
 
 __all__ = [
     "LANES",

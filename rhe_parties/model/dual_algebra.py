@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numba import float32, njit
 
-from rhe_parties.model.jit_cache import ensure_cache_folder
+from rhe_parties.jit_cache import ensure_cache_folder
 from rhe_parties.model.vectors import LANES, load, splat, store, total
 
 __all__ = ["FULL", "LOWER", "UPPER", "cholesky", "gather", "mix", "products", "scaled", "solve"]

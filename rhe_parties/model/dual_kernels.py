@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from numba import float32, njit
 
+from rhe_parties.jit_cache import ensure_cache_folder
 from rhe_parties.model.dual_algebra import FULL, LOWER, UPPER, cholesky, gather, mix, products, scaled, solve
-from rhe_parties.model.jit_cache import ensure_cache_folder
 from rhe_parties.model.philox import normals, uniforms
 from rhe_parties.model.vectors import LANES, below, exp, load, maximum, minimum, root, splat, store
 

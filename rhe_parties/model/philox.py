@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numba import float32, int32, njit, uint32, uint64
 
-from rhe_parties.model.jit_cache import ensure_cache_folder
+from rhe_parties.jit_cache import ensure_cache_folder
 
 __all__ = ["normals", "philox", "uniforms"]
 
