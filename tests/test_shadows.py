@@ -17,12 +17,11 @@ import pytest
 import torch
 from scipy import stats
 
-from rhe_parties.attacks.base import SerialPool
+from rhe_parties.attacks.pools import SerialPool, ThreadPool
 from rhe_parties.attacks.shadows.cache import CachedSource
 from rhe_parties.attacks.shadows.factory import ShadowBlock, ShadowFactory
 from rhe_parties.attacks.shadows.sets import BalancedSets
 from rhe_parties.attacks.shadows.stream import BlockSource
-from rhe_parties.attacks.shadows.thread_pool import ThreadPool
 from rhe_parties.errors import DataError, NumericError, ParameterError
 from rhe_parties.model import vectors
 from rhe_parties.model.dp import DpMechanism

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from rhe_parties.attacks.base import SerialPool
-from rhe_parties.attacks.shadows.thread_pool import ThreadPool
+from rhe_parties.attacks.pools import SerialPool, ThreadPool
 from rhe_parties.attacks.shadows.two_layer_factory import TwoLayerFactory
 from rhe_parties.errors import DataError, NumericError, ParameterError
 from rhe_parties.model.two_layer import BatchRecipe, parameter_count, split_parameters, train_batch

@@ -20,16 +20,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, NamedTuple, Protocol
 
+from rhe_parties.attacks.pools import Pool, SerialPool
 from rhe_parties.errors import ParameterError, unknown_name
 from rhe_parties.messages.adversarial import Challenge
 from rhe_parties.model.backbone import Backbone
 from rhe_parties.model.head import Recipe
 from rhe_parties.registry import Registry
-from rhe_parties.threads import limited_threads
 from rhe_parties.threat.view import AdversaryView, Observation
 from rhe_parties.types import FloatArray, IntArray, UInt8Array
 
@@ -43,9 +43,7 @@ __all__ = [
     "Challenge",
     "Claim",
     "Oracle",
-    "Pool",
     "PriorKnowledge",
-    "SerialPool",
     "Strategy",
     "challenge_holds",
     "parse_options",
@@ -53,9 +51,6 @@ __all__ = [
 
 AS_IS = "as-is"
 CIPHERTEXT = "ciphertext"
-
-A = TypeVar("A")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -77,34 +72,6 @@ class PriorKnowledge:
     def auxiliary_features(self) -> FloatArray:
         """Backbone features [n, D] of the auxiliary images, extracted once per seat."""
         return self.backbone.extract(self.auxiliary_images)
-
-
-class Pool(Protocol):
-    """Runs a pure function over independent pieces of work; results come back in the order of the pieces."""
-
-    def map(self, function: Callable[[A], R], pieces: Sequence[A]) -> list[R]:
-        """`[function(piece) for piece in pieces]`, possibly in several processes."""
-        ...
-
-    def stream(self, function: Callable[[A], R], pieces: Iterable[A]) -> Iterator[R]:
-        """As `map`, but one result after the other, so that a few at a time are held in memory."""
-        ...
-
-
-class SerialPool:
-    """One piece after the other in this process."""
-
-    def map(self, function: Callable[[A], R], pieces: Sequence[A]) -> list[R]:
-        """See `Pool.map`; on one thread, as every pool does, so that sums do not depend on the pool."""
-        with limited_threads(1):
-            return [function(piece) for piece in pieces]
-
-    def stream(self, function: Callable[[A], R], pieces: Iterable[A]) -> Iterator[R]:
-        """See `Pool.stream`."""
-        for piece in pieces:
-            with limited_threads(1):
-                result = function(piece)
-            yield result
 
 
 class Answers(NamedTuple):

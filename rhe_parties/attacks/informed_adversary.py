@@ -12,7 +12,7 @@ from rhe_parties.attacks.base import AttackContext, Challenge, Claim, PriorKnowl
 from rhe_parties.attacks.informed.pictures import draw_alone
 from rhe_parties.attacks.informed.posterior import Knowledge, infer_features
 from rhe_parties.attacks.membership.candidates import challenge_features
-from rhe_parties.attacks.span_inversion import SpanInversion
+from rhe_parties.attacks.span_inversion import SpanEffort, span_tools
 from rhe_parties.attacks.white_box import Heads, WhiteBoxStrategy
 from rhe_parties.errors import DataError, NumericError, ParameterError
 from rhe_parties.threat.view import Observation
@@ -35,20 +35,16 @@ class InformedAdversary(WhiteBoxStrategy):
     ciphertext_needs = WhiteBoxStrategy.ciphertext_needs | {Observation.KNOWN_IMAGES}
 
     @dataclass(frozen=True)
-    class Options:
-        """Knowledge and effort; 0 leaves the default for the number of auxiliary images.
+    class Options(SpanEffort):
+        """Knowledge, and effort as in `SpanEffort`.
 
         Attributes:
             strong: use the initial weights too, where the challenge holds them.
             iterations: rounds of the inversion.
-            decoder_steps, shadow_heads, refine_steps: as in `span-inversion`.
         """
 
         strong: bool = False
         iterations: int = 8
-        decoder_steps: int = 0
-        shadow_heads: int = 0
-        refine_steps: int = -1
 
         def __post_init__(self) -> None:
             if self.iterations < 1:
@@ -57,10 +53,7 @@ class InformedAdversary(WhiteBoxStrategy):
     def attack_heads(self, heads: Heads, prior: PriorKnowledge, context: AttackContext) -> Claim:
         """See `WhiteBoxStrategy.attack_heads`."""
         options = self.options
-        drawing = SpanInversion.Options(
-            decoder_steps=options.decoder_steps, shadow_heads=options.shadow_heads, refine_steps=options.refine_steps
-        )
-        tools = SpanInversion(drawing).tools(prior, context)
+        tools = span_tools(options, prior, context)
         knowledge = _knowledge(context.challenge, len(heads.weight), options.strong, prior, context)
         context.progress(0.75, "inferring the unknown features")
         posterior = infer_features(

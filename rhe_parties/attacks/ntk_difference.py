@@ -13,7 +13,7 @@ import numpy as np
 from rhe_parties.attacks.base import AttackContext, Claim, PriorKnowledge
 from rhe_parties.attacks.informed.pictures import draw_together
 from rhe_parties.attacks.informed.posterior import Knowledge, infer_features
-from rhe_parties.attacks.span_inversion import SpanInversion
+from rhe_parties.attacks.span_inversion import SpanEffort, span_tools
 from rhe_parties.attacks.white_box import Heads, WhiteBoxStrategy
 from rhe_parties.errors import DataError, ParameterError
 from rhe_parties.threat.view import Observation
@@ -37,18 +37,14 @@ class NtkDifference(WhiteBoxStrategy):
     ciphertext_needs = WhiteBoxStrategy.ciphertext_needs | {Observation.INITIAL_WEIGHTS}
 
     @dataclass(frozen=True)
-    class Options:
-        """Effort; 0 leaves the default for the number of auxiliary images.
+    class Options(SpanEffort):
+        """Effort, as in `SpanEffort`.
 
         Attributes:
             iterations: rounds of the inversion; without noise to hold them back, many overshoot.
-            decoder_steps, shadow_heads, refine_steps: as in `span-inversion`.
         """
 
         iterations: int = 4
-        decoder_steps: int = 0
-        shadow_heads: int = 0
-        refine_steps: int = -1
 
         def __post_init__(self) -> None:
             if self.iterations < 1:
@@ -60,10 +56,7 @@ class NtkDifference(WhiteBoxStrategy):
         if initial is None:
             raise DataError("ntk-difference: the challenge holds no initial weights")
         options = self.options
-        drawing = SpanInversion.Options(
-            decoder_steps=options.decoder_steps, shadow_heads=options.shadow_heads, refine_steps=options.refine_steps
-        )
-        tools = SpanInversion(drawing).tools(prior, context)
+        tools = span_tools(options, prior, context)
         count, width = len(heads.weight), heads.weight.shape[2]
         labels = np.repeat(np.arange(prior.classes), prior.images_per_class).astype(np.int64)
         nothing = np.zeros((count, 0, width), np.float32), np.zeros((count, 0), np.int64)

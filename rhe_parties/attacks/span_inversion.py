@@ -7,22 +7,65 @@ Source: the span identity of linear softmax heads under full-batch gradient desc
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
 from rhe_parties.attacks.base import AttackContext, Claim, PriorKnowledge
 from rhe_parties.attacks.span.inversion import Inversion
 from rhe_parties.attacks.span.pipeline import SpanAttack, SpanSettings, prepare
+from rhe_parties.attacks.span.refine import heads_together
 from rhe_parties.attacks.white_box import Heads, WhiteBoxStrategy
 from rhe_parties.model.backbone import Backbone
 from rhe_parties.rng import stream_seed
-from rhe_parties.types import AnyArray, FloatArray
+from rhe_parties.types import FloatArray
 
-__all__ = ["SpanInversion"]
+__all__ = ["SpanEffort", "SpanInversion", "span_tools"]
 
-# Heads per piece of work: fixed, so that pieces are the same for any number of workers.
-_PIECE = 8
+
+@dataclass(frozen=True)
+class SpanEffort:
+    """Effort of what turns features into pixels; 0 leaves the default for the number of auxiliary images.
+
+    Attributes:
+        effort: multiplies the work put into decoding; more pays with many auxiliary images.
+        decoder_steps: training steps of the decoder.
+        shadow_heads: auxiliary heads inverted for the decoder's training.
+        refine_steps: steps through the backbone; -1 leaves the default, 0 turns refinement off.
+    """
+
+    effort: float = 1.0
+    decoder_steps: int = 0
+    shadow_heads: int = 0
+    refine_steps: int = -1
+
+
+def span_tools(options: SpanEffort, prior: PriorKnowledge, context: AttackContext) -> SpanAttack:
+    """Prior, decoder and refinement: functions of prior knowledge, made once for all worlds and strategies."""
+    effort = SpanEffort(*(getattr(options, each.name) for each in fields(SpanEffort)))
+    key = f"span tools {effort}"
+    if key not in context.memory:
+        settings = SpanSettings.for_images(len(prior.auxiliary_labels), effort.effort)
+        settings = replace(
+            settings,
+            decoder_steps=effort.decoder_steps or settings.decoder_steps,
+            shadow_heads=effort.shadow_heads or settings.shadow_heads,
+            refine_steps=settings.refine_steps if effort.refine_steps < 0 else effort.refine_steps,
+        )
+        context.memory[key] = prepare(
+            prior.backbone,
+            prior.auxiliary_images,
+            prior.auxiliary_labels,
+            prior.classes,
+            prior.recipe,
+            prior.images_per_class,
+            stream_seed(context.seed, "span-tools"),
+            settings,
+            lambda done, text: context.progress(0.3 + 0.45 * done, text),
+            context.pool,
+        )
+    tools: SpanAttack = context.memory[key]
+    return tools
 
 
 @dataclass(frozen=True)
@@ -44,35 +87,28 @@ class SpanInversion(WhiteBoxStrategy):
     source = "span identity; against arXiv 2505.14323, section on reconstruction"
 
     @dataclass(frozen=True)
-    class Options:
-        """Effort; 0 leaves the default for the number of auxiliary images.
+    class Options(SpanEffort):
+        """Effort, as in `SpanEffort`, and that of the variant on ciphertexts.
 
         Attributes:
-            effort: multiplies the work put into decoding; more pays with many auxiliary images.
-            decoder_steps: training steps of the decoder.
-            shadow_heads: auxiliary heads inverted for the decoder's training.
-            refine_steps: steps through the backbone; -1 leaves the default, 0 turns refinement off.
             ciphertext_shadows: heads encrypted under the same key for the variant on ciphertexts.
         """
 
-        effort: float = 1.0
-        decoder_steps: int = 0
-        shadow_heads: int = 0
-        refine_steps: int = -1
         ciphertext_shadows: int = 512
 
     def attack_heads(self, heads: Heads, prior: PriorKnowledge, context: AttackContext) -> Claim:
         """See `WhiteBoxStrategy.attack_heads`."""
-        tools = self.tools(prior, context)
+        tools = span_tools(self.options, prior, context)
         context.progress(0.75, "inverting heads")
         inversion = tools.invert(heads.weight, heads.bias, heads.error_variance)
         context.progress(0.8, "decoding and refining")
         # Equal heads give equal pictures: an estimate without skill is the same mean head for every victim.
         flat = heads.weight.reshape(len(heads.weight), -1)
         _, first, place = np.unique(flat, axis=0, return_index=True, return_inverse=True)
-        chunks = [first[i : i + _PIECE] for i in range(0, len(first), _PIECE)]
+        size = heads_together(inversion.points.shape[1])
+        chunks = [first[i : i + size] for i in range(0, len(first), size)]
         draw = functools.partial(_picture, tools, prior.backbone)
-        pieces = [_Piece(heads.weight[rows], _rows(inversion, rows)) for rows in chunks]
+        pieces = [_Piece(heads.weight[rows], inversion.of(rows)) for rows in chunks]
         images = np.concatenate(context.pool.map(draw, pieces))[place.reshape(-1)]
         return Claim(
             head_ids=heads.head_ids,
@@ -82,41 +118,6 @@ class SpanInversion(WhiteBoxStrategy):
             weights=heads.weight,
             biases=heads.bias,
         )
-
-    def tools(self, prior: PriorKnowledge, context: AttackContext) -> SpanAttack:
-        """Prior, decoder and refinement: functions of prior knowledge, made once for all worlds."""
-        key = f"span-inversion {self.options}"
-        if key not in context.memory:
-            settings = SpanSettings.for_images(len(prior.auxiliary_labels), self.options.effort)
-            settings = replace(
-                settings,
-                decoder_steps=self.options.decoder_steps or settings.decoder_steps,
-                shadow_heads=self.options.shadow_heads or settings.shadow_heads,
-                refine_steps=settings.refine_steps if self.options.refine_steps < 0 else self.options.refine_steps,
-            )
-            context.memory[key] = prepare(
-                prior.backbone,
-                prior.auxiliary_images,
-                prior.auxiliary_labels,
-                prior.classes,
-                prior.recipe,
-                prior.images_per_class,
-                stream_seed(context.seed, "span-tools"),
-                settings,
-                lambda done, text: context.progress(0.3 + 0.45 * done, text),
-            )
-        tools: SpanAttack = context.memory[key]
-        return tools
-
-
-def _rows(inversion: Inversion, rows: AnyArray) -> Inversion:
-    """The inversion of some of the heads."""
-    return replace(
-        inversion,
-        features=inversion.features[rows],
-        points=inversion.points[rows],
-        coefficients=inversion.coefficients[rows],
-    )
 
 
 def _picture(tools: SpanAttack, backbone: Backbone, piece: _Piece) -> FloatArray:

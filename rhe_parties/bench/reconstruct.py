@@ -24,7 +24,7 @@ from rhe_parties.attacks.reconstructor.training import ReconstructorSettings, Tr
 from rhe_parties.attacks.shadows.factory import ShadowFactory
 from rhe_parties.attacks.span.pipeline import SpanSettings
 from rhe_parties.attacks.span.shadows import balanced_sets
-from rhe_parties.attacks.span_inversion import SpanInversion
+from rhe_parties.attacks.span_inversion import SpanInversion, span_tools
 from rhe_parties.attacks.white_box import Heads, random_heads
 from rhe_parties.data.datasets import load_dataset, to_unit
 from rhe_parties.data.splits import split_dataset, victim_sets
@@ -304,7 +304,7 @@ def _span_point(work: Work, judge: _Judge, images: int, seed: int, progress: Pro
     context = AttackContext(stream_seed(seed, "bench-span"), work.victims.head_ids, progress=told)
     clock = _Clock()
     with clock.counting():
-        strategy.tools(prior, context)
+        span_tools(strategy.options, prior, context)
     before = clock.wall
     with clock.counting():
         claimed = strategy.attack_heads(work.victims, prior, context).images

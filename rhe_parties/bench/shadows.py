@@ -15,8 +15,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from rhe_parties.attacks.pools import ThreadPool
 from rhe_parties.attacks.shadows.factory import ShadowFactory
-from rhe_parties.attacks.shadows.thread_pool import ThreadPool
 from rhe_parties.data.datasets import load_dataset
 from rhe_parties.errors import ParameterError
 from rhe_parties.model.backbone import load_backbone

@@ -17,13 +17,12 @@ from rhe_parties.attacks.base import (
     CIPHERTEXT,
     AttackContext,
     Claim,
-    Pool,
     PriorKnowledge,
-    SerialPool,
     Strategy,
     challenge_holds,
     parse_options,
 )
+from rhe_parties.attacks.pools import Pool, SerialPool
 from rhe_parties.errors import FailureCode, ProtocolError, RheError
 from rhe_parties.messages import Envelope
 from rhe_parties.messages.adversarial import CLAIM_ARRAYS, NULL_PREFIX

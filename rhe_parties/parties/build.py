@@ -23,7 +23,7 @@ from rhe_parties.messages.setups import (
 from rhe_parties.parties.base import Party
 
 if TYPE_CHECKING:
-    from rhe_parties.attacks.base import Pool
+    from rhe_parties.attacks.pools import Pool
     from rhe_parties.model.backbone import Backbone
     from rhe_parties.model.head import Recipe
 
@@ -35,7 +35,7 @@ def build_party(setup: bytes, pool: Pool | None = None) -> Party:
 
     Args:
         setup: what `rhe_parties.messages.setups.encode_setup` gave.
-        pool: workers for the adversary's strategies; None runs them in this process.
+        pool: workers for the adversary's strategies; None: as many threads of this process as the set-up allows.
 
     Raises:
         MessageError: damaged set-up.
@@ -89,6 +89,7 @@ def _data_owner(run_id: str, role: DataOwnerSetup) -> Party:
 
 def _adversary(run_id: str, role: AdversarySetup, pool: Pool | None) -> Party:
     from rhe_parties.attacks.base import PriorKnowledge
+    from rhe_parties.attacks.pools import ThreadPool
     from rhe_parties.parties.adversary import AdversarySeat
 
     prior = PriorKnowledge(
@@ -99,7 +100,7 @@ def _adversary(run_id: str, role: AdversarySetup, pool: Pool | None) -> Party:
         auxiliary_images=role.auxiliary_images,
         auxiliary_labels=role.auxiliary_labels,
     )
-    return AdversarySeat(run_id, prior, pool)
+    return AdversarySeat(run_id, prior, pool or ThreadPool(role.threads))
 
 
 def _backbone(spec: BackboneSpec) -> Backbone:

@@ -142,15 +142,13 @@ _AT = {
 
 
 def _columns(record: Record, narrow: bool) -> list[_Column]:
-    """Two wide columns and, where there is room, a narrow one, by what this run measured."""
+    """Three columns where there is room, those with intervals first, by what this run measured."""
     attacks = [attack for world in record.worlds for attack in world.attacks]
     there = [c for c in _COLUMNS if any(find(attack.results, c.statistic) for attack in attacks)] or list(_EMPTY)
-    wide = [c for c in there if c.interval][:2]
-    small = [c for c in there if not c.interval][: 3 - len(wide)]
-    chosen = wide if narrow and len(wide) > 1 else wide + small
+    chosen = sorted(there, key=lambda c: not c.interval)[: 2 if narrow else 3]
     if any(map(on_members, attacks)):
         chosen = [replace(c, title=_MEMBERS.get(c.statistic, c.title)) for c in chosen]
-    return chosen[: 2 if narrow else 3]
+    return chosen
 
 
 _MEMBERS = {"tpr_at_fpr_1pct": "Recognised at\n1 % FPR"}

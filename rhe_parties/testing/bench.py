@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from rhe_parties.attacks.base import ADVERSARIES, AS_IS, Pool, PriorKnowledge, SerialPool, Strategy
+from rhe_parties.attacks.base import ADVERSARIES, AS_IS, PriorKnowledge, Strategy
+from rhe_parties.attacks.pools import Pool, SerialPool
 from rhe_parties.messages.payloads import AttackRequest, Challenge, ClaimReport
 from rhe_parties.parties.adversary import AdversarySeat
 from rhe_parties.runner.plan import Laboratory
@@ -38,12 +39,12 @@ class BackwardPool:
     """Runs the pieces last one first: whatever depends on their order shows."""
 
     def map(self, function: Callable[[A], R], pieces: Sequence[A]) -> list[R]:
-        """See `rhe_parties.attacks.base.Pool.map`."""
+        """See `rhe_parties.attacks.pools.Pool.map`."""
         with limited_threads(1):
             return [function(piece) for piece in reversed(pieces)][::-1]
 
     def stream(self, function: Callable[[A], R], pieces: Iterable[A]) -> Iterator[R]:
-        """See `rhe_parties.attacks.base.Pool.stream`; four pieces at a time are run backwards."""
+        """See `rhe_parties.attacks.pools.Pool.stream`; four pieces at a time are run backwards."""
         block: list[A] = []
         for piece in pieces:
             block.append(piece)

@@ -31,11 +31,11 @@ class RayPool:
         self.workers = workers
 
     def map(self, function: Callable[[A], R], pieces: Sequence[A]) -> list[R]:
-        """See `rhe_parties.attacks.base.Pool.map`; the first exception of a piece is raised here."""
+        """See `rhe_parties.attacks.pools.Pool.map`; the first exception of a piece is raised here."""
         return [_result(reference) for reference in self._references(function, pieces, ahead=None)]
 
     def stream(self, function: Callable[[A], R], pieces: Iterable[A]) -> Iterator[R]:
-        """See `rhe_parties.attacks.base.Pool.stream`; at most 2·workers pieces are under way or waiting to be taken.
+        """See `rhe_parties.attacks.pools.Pool.stream`; at most 2·workers pieces are under way or waiting to be taken.
 
         The exception of a piece is raised where its result would have come.
         """

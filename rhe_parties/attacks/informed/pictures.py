@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,13 +11,11 @@ from rhe_parties.attacks.base import AttackContext
 from rhe_parties.attacks.informed.posterior import Posterior
 from rhe_parties.attacks.span.inversion import Inversion
 from rhe_parties.attacks.span.pipeline import SpanAttack
-from rhe_parties.attacks.span.refine import ImageBasis, refine_images
+from rhe_parties.attacks.span.refine import ImageBasis, heads_together, refine_images
 from rhe_parties.model.backbone import Backbone
 from rhe_parties.types import FloatArray, IntArray
 
 __all__ = ["draw_alone", "draw_together"]
-
-_PIECE = 8  # heads per piece of work: fixed, so that pieces are the same for any number of workers
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,10 +34,10 @@ def draw_alone(
     pieces, places = [], []
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
-        for start in range(0, len(rows), _PIECE):
-            part = rows[start : start + _PIECE]
+        for start in range(0, len(rows), heads_together(1)):
+            part = rows[start : start + heads_together(1)]
             places.append(part)
-            pieces.append(_Piece(int(label), images[part], _rows(inversion, part)))
+            pieces.append(_Piece(int(label), images[part], inversion.of(part)))
     drawn = context.pool.map(functools.partial(_draw, tools, backbone), pieces)
     return np.concatenate(drawn)[np.argsort(np.concatenate(places))]
 
@@ -54,31 +52,19 @@ def draw_together(
     order = np.repeat(np.arange(tools.prior.classes), tools.images_per_class).astype(np.int64)
     images, inversion = _decoded(tools, posterior, np.tile(order, (len(weight), 1)))
     pieces = []
-    for start in range(0, len(images), _PIECE):
-        part = np.arange(start, min(start + _PIECE, len(images)))
+    size = heads_together(images.shape[1])
+    for start in range(0, len(images), size):
+        part = np.arange(start, min(start + size, len(images)))
         together = weight[part] if tools.images_per_class > 1 else None
-        pieces.append(_Piece(-1, images[part], _rows(inversion, part), together))
+        pieces.append(_Piece(-1, images[part], inversion.of(part), together))
     return np.concatenate(context.pool.map(functools.partial(_draw, tools, backbone), pieces))
 
 
 def _decoded(tools: SpanAttack, posterior: Posterior, labels: IntArray) -> tuple[FloatArray, Inversion]:
     """Images [V, U, C, H, W] of the estimates, classes [V, U], by the same blend of decoders as in span inversion."""
     p = posterior
-    flat = p.features.reshape(-1, p.features.shape[-1])
-    images = tools.kernel.decode(flat, labels.ravel())
-    if tools.decoder is not None and tools.share > 0:
-        images = images + np.float32(tools.share) * (tools.decoder.decode(flat) - images)
     inversion = Inversion(p.features, p.points, p.whitener, p.coefficients, p.variance, p.noise_std)
-    return images.reshape(*labels.shape, *images.shape[1:]), inversion
-
-
-def _rows(inversion: Inversion, rows: IntArray) -> Inversion:
-    return replace(
-        inversion,
-        features=inversion.features[rows],
-        points=inversion.points[rows],
-        coefficients=inversion.coefficients[rows],
-    )
+    return tools.decode_features(p.features, labels.ravel()), inversion
 
 
 def _draw(tools: SpanAttack, backbone: Backbone, piece: _Piece) -> FloatArray:

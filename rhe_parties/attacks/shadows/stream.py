@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from rhe_parties.attacks.base import Pool
+from rhe_parties.attacks.pools import Pool
 from rhe_parties.errors import DataError, ParameterError
 
 __all__ = ["BlockSource"]

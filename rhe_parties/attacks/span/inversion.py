@@ -10,7 +10,7 @@ found from the exact distributions of the single features (see `anchor`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from rhe_parties.attacks.span.prior import FeaturePrior
 from rhe_parties.errors import NumericError, ParameterError
 from rhe_parties.model.head import Recipe
 from rhe_parties.threads import limited_threads
-from rhe_parties.types import FloatArray
+from rhe_parties.types import AnyArray, FloatArray
 
 __all__ = ["Inversion", "class_order", "dual_coefficients", "invert_heads"]
 
@@ -50,6 +50,12 @@ class Inversion:
     coefficients: FloatArray
     variance: FloatArray
     noise_std: float
+
+    def of(self, rows: AnyArray) -> Inversion:
+        """Some of the heads, by their indices."""
+        return replace(
+            self, features=self.features[rows], points=self.points[rows], coefficients=self.coefficients[rows]
+        )
 
 
 def class_order(classes: int, images_per_class: int) -> Tensor:

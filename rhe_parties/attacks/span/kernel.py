@@ -11,14 +11,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rhe_parties.attacks.pools import Pool, SerialPool
 from rhe_parties.attacks.span.principal import principal_directions
 from rhe_parties.errors import DataError, NumericError, ParameterError
-from rhe_parties.rng import torch_stream
+from rhe_parties.rng import stream_seed, torch_stream
 from rhe_parties.threads import limited_threads
 from rhe_parties.types import FloatArray, IntArray
 
@@ -31,6 +33,9 @@ _GRADIENTS = 200  # points at which gradients are averaged
 _GRADIENT_RANK = 64  # principal images whose gradients count
 _METRIC_FLOOR = 1e-4  # of the metric's largest eigenvalue
 _RANK = 400  # principal images that are predicted
+# Some processors round products of fewer columns differently from row to row, so that an image's bits would depend on
+# its place in a block.
+_FEWEST = 16
 _DECODE_BLOCK = 16  # images per product: fixed, so that an image's bits do not depend on what is decoded beside it
 
 
@@ -94,6 +99,7 @@ def fit_kernel_decoder(
     seed: int,
     most_points: int = 6000,
     progress: Callable[[float], None] | None = None,
+    pool: Pool | None = None,
 ) -> KernelDecoder:
     """Fit a decoder to pairs of inverted features and images.
 
@@ -105,6 +111,7 @@ def fit_kernel_decoder(
         seed: root of the choice of subsets.
         most_points: pairs of a class that are used at most (the first ones); time grows with their third power.
         progress: called with the done share in [0, 1].
+        pool: where the metric and the trials of each class are computed; None: here, one after the other.
 
     Raises:
         NumericError: arrays that do not fit together or are not finite.
@@ -113,32 +120,52 @@ def fit_kernel_decoder(
     """
     _check(features, images, labels, classes, most_points)
     flat = torch.from_numpy(images.reshape(len(images), -1))
-    pairs = []
     rows = [torch.from_numpy(np.flatnonzero(labels == label)[:most_points]) for label in range(classes)]
     used = torch.cat([own[:_SUBSET] for own in rows])
     centre = flat[used].mean(dim=0)
     principal = _principal_images(flat[used] - centre, _RANK)
     x = torch.from_numpy(np.ascontiguousarray(features, np.float32))
-    # The number of threads is the caller's: of whole classes, so that it changes roundings at most.
-    with torch.no_grad():
-        for label, own in enumerate(rows):
-            scores = (flat[own] - centre) @ principal.T
-            stream = torch_stream(seed, "span-kernel", label)
-            pairs.append((x[own], scores, _metric(x[own[:_SUBSET]], scores[:_SUBSET], stream)))
-            if progress is not None:
-                progress(0.4 * (label + 1) / classes)
-        trials = [_trial_errors(points[:_SUBSET] @ metric, scores[:_SUBSET]) for points, scores, metric in pairs]
-        errors = torch.stack(trials).mean(dim=0)
-        length, ridge = list(itertools.product(_LENGTHS, _RIDGES))[int(errors.argmin())]
+    pairs = [(x[own], (flat[own] - centre) @ principal.T) for own in rows]
+    subsets = [
+        _Subset(points[:_SUBSET], scores[:_SUBSET], stream_seed(seed, "span-kernel", label))
+        for label, (points, scores) in enumerate(pairs)
+    ]
+    found = []
+    for metric, trial in (pool or SerialPool()).stream(_try_out, subsets):
+        found.append((metric, trial))
         if progress is not None:
-            progress(0.7)
-        fitted = tuple(_fit(points, scores, metric, length, ridge) for points, scores, metric in pairs)
+            progress(0.7 * len(found) / classes)
+    errors = torch.stack([trial for _, trial in found]).mean(dim=0)
+    length, ridge = list(itertools.product(_LENGTHS, _RIDGES))[int(errors.argmin())]
+    # All threads of the caller for one class after the other: two systems of thousands of points at a time are much
+    # memory. The number of threads changes roundings at most.
+    fitted = []
+    with torch.no_grad():
+        for (points, scores), (metric, _) in zip(pairs, found, strict=True):
+            fitted.append(_fit(points, scores, metric, length, ridge))
+            if progress is not None:
+                progress(0.7 + 0.3 * len(fitted) / classes)
     outside = float(
         (flat[used] - centre).square().sum(1).mean() - ((flat[used] - centre) @ principal.T).square().sum(1).mean()
     )
     shape = (int(images.shape[1]), int(images.shape[2]), int(images.shape[3]))
     error = (float(errors.min()) + max(outside, 0.0)) / flat.shape[1]
-    return KernelDecoder(shape, length, ridge, error, principal, centre, fitted)
+    return KernelDecoder(shape, length, ridge, error, principal, centre, tuple(fitted))
+
+
+class _Subset(NamedTuple):
+    """The pairs of one class that choose its metric, and the seed of the points where gradients are taken."""
+
+    points: Tensor
+    scores: Tensor
+    seed: int
+
+
+def _try_out(subset: _Subset) -> tuple[Tensor, Tensor]:
+    """The metric [D, D] of a class, and its errors for each length and ridge."""
+    with torch.no_grad():
+        metric = _metric(subset.points, subset.scores, torch_stream(subset.seed, "span-kernel-gradients"))
+        return metric, _trial_errors(subset.points @ metric, subset.scores)
 
 
 def _kernel(a: Tensor, b: Tensor) -> Tensor:
@@ -204,10 +231,10 @@ def _fit(points: Tensor, scores: Tensor, metric: Tensor, length: float, ridge: f
 
 
 def _principal_images(centred: Tensor, rank: int) -> Tensor:
-    """Orthonormal leading directions [r, P] of centred images, strongest last; those without variance left out."""
+    """Orthonormal leading directions [r, P] of centred images, strongest last; zeros in front where there are few."""
     scaled = torch.from_numpy(principal_directions(centred.numpy(), rank))
-    directions: Tensor = scaled / scaled.norm(dim=1, keepdim=True)
-    return directions
+    directions = scaled / scaled.norm(dim=1, keepdim=True)
+    return torch.nn.functional.pad(directions, (0, 0, max(0, _FEWEST - len(directions)), 0))
 
 
 def _check(features: FloatArray, images: FloatArray, labels: IntArray, classes: int, most: int) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from rhe_parties.attacks.pools import Pool
 from rhe_parties.attacks.span.decoder import Decoder, DecoderSize, train_decoder
 from rhe_parties.attacks.span.inversion import Inversion, invert_heads
 from rhe_parties.attacks.span.kernel import KernelDecoder, fit_kernel_decoder
@@ -56,7 +57,7 @@ class SpanSettings:
     variation: float = 1.0
     shadow_heads: int = 1000
     kernel_points: int = 6000
-    decoder_steps: int = 500
+    decoder_steps: int = 150
     batch_size: int = 64
     size: DecoderSize = field(default_factory=lambda: DecoderSize(512, 0, 64))
     refine_steps: int = 40
@@ -78,7 +79,7 @@ class SpanSettings:
         if not (math.isfinite(effort) and effort > 0):
             raise ParameterError(f"effort = {effort} is not allowed: above 0")
         if count < 5000:
-            return cls(decoder_steps=max(1, round(500 * effort)))
+            return cls(decoder_steps=max(1, round(150 * effort)))
         generous = effort >= 2
         copies = 1 if generous or count < 40_000 else 0
         return cls(
@@ -129,18 +130,16 @@ class SpanAttack:
 
     def decode(self, inversion: Inversion) -> FloatArray:
         """Decoded images [V, N, C, H, W] in [-1, 1] of inverted heads, without refinement."""
-        images = self._by_kernel(inversion)
-        if self.decoder is None or self.share == 0:
-            return images
-        blend: FloatArray = images + np.float32(self.share) * (_by_network(self.decoder, inversion) - images)
-        return blend
+        labels = np.tile(_labels(self.prior.classes, self.images_per_class), len(inversion.features))
+        return self.decode_features(inversion.features, labels)
 
-    def _by_kernel(self, inversion: Inversion) -> FloatArray:
-        heads, count, width = inversion.features.shape
-        labels = np.tile(_labels(self.prior.classes, self.images_per_class), heads)
-        return self.kernel.decode(inversion.features.reshape(-1, width), labels).reshape(
-            heads, count, *self.kernel.shape
-        )
+    def decode_features(self, features: FloatArray, labels: IntArray) -> FloatArray:
+        """Decoded images [V, N, C, H, W] in [-1, 1] of features [V, N, D] of classes [V·N]."""
+        flat = features.reshape(-1, features.shape[-1])
+        images = self.kernel.decode(flat, labels)
+        if self.decoder is not None and self.share > 0:
+            images = images + np.float32(self.share) * (self.decoder.decode(flat) - images)
+        return images.reshape(*features.shape[:2], *self.kernel.shape)
 
     def picture(
         self,
@@ -172,6 +171,7 @@ def prepare(
     seed: int,
     settings: SpanSettings | None = None,
     progress: Progress = _silent,
+    pool: Pool | None = None,
 ) -> SpanAttack:
     """Fit the prior, train both decoders on inverted shadow heads, choose the refinement; all on auxiliary images.
 
@@ -185,6 +185,7 @@ def prepare(
         seed: root seed.
         settings: effort; None: `SpanSettings.for_images`.
         progress: called with (done share in [0, 1], what is being done).
+        pool: for the parts that fall into independent pieces; None: here, one after the other.
 
     Raises:
         DataError: a class with fewer than S + 1 auxiliary images.
@@ -208,13 +209,13 @@ def prepare(
     sets = balanced_sets(labels_kept, classes, images_per_class, heads, seed + 1)
     shadows = shadow_inversions(
         features, sets, prior, recipe, images_per_class, seed, settings.iterations,
-        lambda share: progress(0.1 + 0.2 * share, "shadow heads"),
+        lambda share: progress(0.1 + 0.2 * share, "shadow heads"), pool,
     )  # fmt: skip
     pictures = to_unit(images_kept)
     inverted, seen = shadows.features.reshape(-1, prior.width), pictures[sets.ravel()]
     kernel = fit_kernel_decoder(
         inverted, seen, labels_kept[sets.ravel()], classes, seed, settings.kernel_points,
-        lambda share: progress(0.3 + 0.2 * share, "kernel decoder"),
+        lambda share: progress(0.3 + 0.2 * share, "kernel decoder"), pool,
     )  # fmt: skip
     decoder = None
     if settings.decoder_steps:
@@ -230,14 +231,21 @@ def prepare(
     )  # fmt: skip
     if held == 0:
         return attack
-    return _with_choice(attack, backbone, images, spared, held, seed, settings.refine_steps)
+    return _with_choice(attack, backbone, images, spared, seed, settings.refine_steps, pool)
 
 
 def _with_choice(
-    attack: SpanAttack, backbone: Backbone, images: UInt8Array, spared: IntArray, held: int, seed: int, steps: int
+    attack: SpanAttack,
+    backbone: Backbone,
+    images: UInt8Array,
+    spared: IntArray,
+    seed: int,
+    steps: int,
+    pool: Pool | None,
 ) -> SpanAttack:
-    """Choose blend and refinement on `held` heads of spared images [held·S, K]."""
+    """Choose blend and refinement on H heads of spared images [H·S, K]."""
     classes, per_class = attack.prior.classes, attack.images_per_class
+    held = len(spared) // per_class
     sets = spared.reshape(held, per_class, classes).transpose(0, 2, 1).reshape(held, -1)
     features = backbone.extract(images[sets.ravel()]).reshape(*sets.shape, -1)
     seeds = [stream_seed(seed, "span-held-out", index) for index in range(held)]
@@ -247,26 +255,22 @@ def _with_choice(
     truth = to_unit(images[sets.ravel()]).reshape(*sets.shape, *images.shape[1:])
     attack = _blended(attack, inversion, truth)
     refinement, errors = choose_refinement(
-        backbone, attack.decode(inversion), truth, inversion, attack.basis, steps, weight if per_class > 1 else None
-    )
+        backbone, attack.decode(inversion), truth, inversion, attack.basis, steps,
+        weight if per_class > 1 else None, pool=pool,
+    )  # fmt: skip
     return replace(attack, refinement=refinement, errors=errors)
 
 
 def _blended(attack: SpanAttack, inversion: Inversion, truth: FloatArray) -> SpanAttack:
     """The network's share of least squared error on held-out heads."""
-    first = attack._by_kernel(inversion) - truth
+    first = replace(attack, share=0.0).decode(inversion) - truth
     if attack.decoder is None:
         return replace(attack, decoder_errors=np.asarray([np.square(first).mean()], np.float32))
-    second = _by_network(attack.decoder, inversion) - truth
+    second = replace(attack, share=1.0).decode(inversion) - truth
     apart = first - second
     share = float(np.clip((first * apart).sum() / max(float(np.square(apart).sum()), 1e-12), 0, 1))
     errors = np.asarray([np.square(first).mean(), np.square(second).mean()], np.float32)
     return replace(attack, share=share, decoder_errors=errors)
-
-
-def _by_network(decoder: Decoder, inversion: Inversion) -> FloatArray:
-    heads, count, width = inversion.features.shape
-    return decoder.decode(inversion.features.reshape(-1, width)).reshape(heads, count, *decoder.shape)
 
 
 def _labels(classes: int, per_class: int) -> IntArray:

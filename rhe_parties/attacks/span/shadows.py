@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,11 +11,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from rhe_parties.attacks.pools import Pool, SerialPool
 from rhe_parties.attacks.span.inversion import Inversion, invert_heads
 from rhe_parties.attacks.span.prior import FeaturePrior
 from rhe_parties.errors import DataError
-from rhe_parties.model.dual import train_many
-from rhe_parties.model.head import Recipe
+from rhe_parties.model.head import Recipe, train_heads
 from rhe_parties.rng import numpy_stream, stream_seed, torch_stream
 from rhe_parties.types import FloatArray, IntArray, UInt8Array
 
@@ -85,6 +86,7 @@ def shadow_inversions(
     seed: int,
     iterations: int = 4,
     progress: Callable[[float], None] | None = None,
+    pool: Pool | None = None,
 ) -> Inversion:
     """Train one head on each set of auxiliary features and invert it.
 
@@ -97,19 +99,33 @@ def shadow_inversions(
         seed: root of the heads' initial weights.
         iterations: rounds of the inversion.
         progress: called with the done share in [0, 1].
+        pool: where blocks of heads are trained and inverted; None: here, one after the other.
     """
-    labels = np.zeros(len(features), np.int64)
-    labels[sets] = np.repeat(np.arange(prior.classes), per_class)
+    blocks = [(sets[start : start + _BLOCK], start // _BLOCK) for start in range(0, len(sets), _BLOCK)]
     parts = []
-    for start in range(0, len(sets), _BLOCK):
-        some = sets[start : start + _BLOCK]
-        own = stream_seed(seed, "span-shadow", start // _BLOCK)
-        weight, bias = train_many(features, labels, some, prior.classes, recipe, own)
-        parts.append(invert_heads(weight, bias, recipe, prior, per_class, iterations))
+    work = functools.partial(_train_and_invert, features, prior, recipe, per_class, seed, iterations)
+    for part in (pool or SerialPool()).stream(work, blocks):
+        parts.append(part)
         if progress is not None:
-            progress((start + len(some)) / len(sets))
+            progress(len(parts) / len(blocks))
     joined = (
         np.concatenate([getattr(part, name) for part in parts]) for name in ("features", "points", "coefficients")
     )
     recovered, points, coefficients = joined
     return replace(parts[0], features=recovered, points=points, coefficients=coefficients)
+
+
+def _train_and_invert(
+    features: FloatArray,
+    prior: FeaturePrior,
+    recipe: Recipe,
+    per_class: int,
+    seed: int,
+    iterations: int,
+    block: tuple[IntArray, int],
+) -> Inversion:
+    sets, index = block
+    labels = np.tile(np.repeat(np.arange(prior.classes), per_class), (len(sets), 1))
+    seeds = [stream_seed(seed, "span-shadow", index, row) for row in range(len(sets))]
+    weight, bias = train_heads(features[sets], labels, prior.classes, recipe, seeds)
+    return invert_heads(weight, bias, recipe, prior, per_class, iterations)
