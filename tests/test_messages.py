@@ -48,7 +48,7 @@ SAMPLES = [
     p.Decision("r1", "victim-0001", np.array([3, 4], dtype=np.int64), 0, _FLOATS.reshape(2, 6)),
     p.AttackRequest(
         "rhe", "prior-only", "", "as-is", ("a",), ("1",), 5, (b"x", b"y"), ("v",),
-        p.Challenge(target_labels=np.array([3], dtype=np.int64), initial_weights=_FLOATS.reshape(1, 3, 4)),
+        p.Challenge(target_labels=np.array([3], dtype=np.int64), initial_weights=_FLOATS.reshape(1, 3, 4)), 7,
     ),
     p.ClaimReport(
         "prior-only", "as-is", "claim", (), "", ("v",), ("images", "null.scores"),
@@ -57,6 +57,7 @@ SAMPLES = [
     p.AdmitClient("adversary", 60_000),
     p.ClientAdmitted("adversary", 0, "rounded:2"),
     p.Elided("ask_decisions", 1234, b"digest"),
+    p.ViewPart(2, (b"x", b"yz")),
     p.RotateKey(),
     p.KeyRotated("ab" * 32, "cd" * 32, 3),
     p.HeadsRenewed(("victim-0000", "victim-0001")),

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from rhe_parties.attacks.base import AttackContext, PriorKnowledge
+from rhe_parties.attacks.pools import Pool, ThreadPool
 from rhe_parties.attacks.reconstructor.stream import shadow_stream
 from rhe_parties.attacks.reconstructor.training import ReconstructorSettings, Training
 from rhe_parties.attacks.shadows.factory import ShadowFactory
@@ -209,7 +210,7 @@ def bench_reconstruct(
         result = ReconstructBench(work.name, heads, images_per_class, cores, minutes, asdict(settings))
         result.class_mean = _class_mean(work, seed)
         judge = _Judge(work, seed)
-        result.curves["span-inversion"] = _span_curve(work, judge, 60 * minutes, seed, progress)
+        result.curves["span-inversion"] = _span_curve(work, judge, 60 * minutes, seed, ThreadPool(cores), progress)
         ours = judge.last
         marks = [60 * point.minutes for point in result.curves["span-inversion"]]
         marks = sorted({*marks, max(60 * minutes, marks[-1])})
@@ -265,13 +266,15 @@ class _Judge:
         return {"value": float(quotients[0]), "low": interval.low, "high": interval.high}
 
 
-def _span_curve(work: Work, judge: _Judge, budget: float, seed: int, progress: Progress) -> list[CurvePoint]:
+def _span_curve(
+    work: Work, judge: _Judge, budget: float, seed: int, pool: Pool, progress: Progress
+) -> list[CurvePoint]:
     """Span inversion, each time anew, on more and more auxiliary images until the next run would not fit."""
     total = len(work.prior.auxiliary_labels)
     images = min(total, max(_FEWEST_IMAGES, round(_FIRST_SHARE * total)))
     points: list[CurvePoint] = []
     while True:
-        points.append(_span_point(work, judge, images, seed, progress))
+        points.append(_span_point(work, judge, images, seed, pool, progress))
         following = _next_effort(points, budget, total)
         if following is None:
             return points
@@ -292,7 +295,7 @@ def _next_effort(points: list[CurvePoint], budget: float, most: int) -> int | No
     return int(wanted) if wanted > 1.3 * last.effort else None
 
 
-def _span_point(work: Work, judge: _Judge, images: int, seed: int, progress: Progress) -> CurvePoint:
+def _span_point(work: Work, judge: _Judge, images: int, seed: int, pool: Pool, progress: Progress) -> CurvePoint:
     strategy = SpanInversion()
 
     def told(share: float, text: str) -> None:
@@ -301,7 +304,7 @@ def _span_point(work: Work, judge: _Judge, images: int, seed: int, progress: Pro
     # What an earlier run has learnt must not help a later one.
     order = numpy_stream(seed, "bench-images").permutation(len(work.prior.auxiliary_labels))
     prior = _fresh(work.prior, np.sort(order[:images]))
-    context = AttackContext(stream_seed(seed, "bench-span"), work.victims.head_ids, progress=told)
+    context = AttackContext(stream_seed(seed, "bench-span"), work.victims.head_ids, pool, told)
     clock = _Clock()
     with clock.counting():
         span_tools(strategy.options, prior, context)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -11,7 +11,16 @@ from rhe_parties.errors import FailureCode, MessageError, NumericError
 from rhe_parties.messages.checks import check_name, check_tensor, empty
 from rhe_parties.types import FloatArray, IntArray, UInt8Array
 
-__all__ = ["CLAIM_ARRAYS", "NULL_PREFIX", "AdmitClient", "AttackRequest", "Challenge", "ClaimReport", "ClientAdmitted"]
+__all__ = [
+    "CLAIM_ARRAYS",
+    "NULL_PREFIX",
+    "AdmitClient",
+    "AttackRequest",
+    "Challenge",
+    "ClaimReport",
+    "ClientAdmitted",
+    "ViewPart",
+]
 
 #: Arrays that a claim may hold, and their number of dimensions; all but the whitener have one row per head.
 CLAIM_ARRAYS = {
@@ -88,10 +97,19 @@ class Challenge:
 
 
 @dataclass(frozen=True)
+class ViewPart:
+    """A piece of the next order's view: `index` counts from 0, which drops whatever was sent before."""
+
+    index: int
+    view: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
 class AttackRequest:
     """Run `adversary` on `view`: envelopes exactly as they crossed a border that the threat model exposes.
 
-    `head_ids` are the victim heads to make a claim about; that they exist is no secret.
+    `head_ids` are the victim heads to make a claim about; that they exist is no secret. The first envelopes of a large
+    view come before, in `parts` messages of their own; see `in_parts`.
     """
 
     world: str
@@ -104,6 +122,23 @@ class AttackRequest:
     view: tuple[bytes, ...]
     head_ids: tuple[str, ...]
     challenge: Challenge = field(default_factory=Challenge)
+    parts: int = 0
+
+    def in_parts(self, most_bytes: int) -> tuple[list[ViewPart], AttackRequest]:
+        """The same order with as much of its view sent ahead as does not fit into `most_bytes` of envelopes.
+
+        No part holds more than that either, unless a single envelope does.
+        """
+        groups: list[list[bytes]] = [[]]
+        room = most_bytes
+        for item in self.view:
+            if groups[-1] and len(item) > room:
+                groups.append([])
+                room = most_bytes
+            groups[-1].append(item)
+            room -= len(item)
+        ahead = [ViewPart(index, tuple(group)) for index, group in enumerate(groups[:-1])]
+        return ahead, replace(self, view=tuple(groups[-1]), parts=len(ahead))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,14 @@ import numpy as np
 
 from rhe_parties.errors import FailureCode, MessageError, NumericError
 from rhe_parties.he.scheme import PublicMaterial
-from rhe_parties.messages.adversarial import AdmitClient, AttackRequest, Challenge, ClaimReport, ClientAdmitted
+from rhe_parties.messages.adversarial import (
+    AdmitClient,
+    AttackRequest,
+    Challenge,
+    ClaimReport,
+    ClientAdmitted,
+    ViewPart,
+)
 from rhe_parties.messages.checks import check_images, check_name, check_tensor, empty
 from rhe_parties.types import FloatArray, IntArray, UInt8Array
 
@@ -45,6 +52,7 @@ __all__ = [
     "ResponsePart",
     "RotateKey",
     "TrainHead",
+    "ViewPart",
     "payload_kind",
 ]
 
@@ -311,6 +319,7 @@ Payload: TypeAlias = (
     | AdmitClient
     | ClientAdmitted
     | Elided
+    | ViewPart
 )
 
 # Field of `Envelope.payload` in protos/ -> class; the inverse is `payload_kind`.
@@ -338,6 +347,7 @@ PAYLOADS: dict[str, type[Payload]] = {
     "admit_client": AdmitClient,
     "client_admitted": ClientAdmitted,
     "elided": Elided,
+    "view_part": ViewPart,
 }
 _KINDS = {cls: kind for kind, cls in PAYLOADS.items()}
 

@@ -27,7 +27,7 @@ from rhe_parties.errors import FailureCode, ProtocolError, RheError
 from rhe_parties.messages import Envelope
 from rhe_parties.messages.adversarial import CLAIM_ARRAYS, NULL_PREFIX
 from rhe_parties.messages.checks import empty
-from rhe_parties.messages.payloads import AttackRequest, ClaimReport, ClientAdmitted, Decision, Failure
+from rhe_parties.messages.payloads import AttackRequest, ClaimReport, ClientAdmitted, Decision, Failure, ViewPart
 from rhe_parties.parties.base import Asker, Party
 from rhe_parties.parties.interview import Interview, Questions, SeatOracle
 from rhe_parties.threat.model import ADVERSARY, KEY_HOLDER, LABORATORY
@@ -65,11 +65,14 @@ class AdversarySeat(Party):
         self._pool: Pool = pool if pool is not None else SerialPool()
         self._memory: dict[str, object] = {}
         self._work: _Work | None = None
+        self._parts: list[bytes] = []
+        self._part_count = 0
         self._orders = 0
         self.progress = Progress()
         #: Called with every step of progress, where somebody in this process listens.
         self.listener: Callable[[float, str], None] | None = None
         self._handlers |= {
+            ViewPart: self._on_part,
             AttackRequest: self._on_attack,
             ClientAdmitted: self._on_admitted,
             Decision: self._on_decision,
@@ -79,6 +82,28 @@ class AdversarySeat(Party):
         """The grant reaches strategies through their view; the seat itself has nothing to do."""
         self.require_sender(envelope, KEY_HOLDER)
         return []
+
+    def _on_part(self, envelope: Envelope, payload: ViewPart) -> list[Envelope]:
+        self.require_sender(envelope, LABORATORY)
+        if payload.index == 0:
+            self._parts, self._part_count = [], 0
+        if payload.index != self._part_count:
+            raise ProtocolError(
+                FailureCode.BAD_VALUE, f"part {payload.index} of a view came where part {self._part_count} was due"
+            )
+        self._parts += payload.view
+        self._part_count += 1
+        return []
+
+    def _whole_view(self, payload: AttackRequest) -> AdversaryView:
+        """What came ahead and the rest; an order takes the parts with it."""
+        ahead, count = self._parts, self._part_count
+        self._parts, self._part_count = [], 0
+        if payload.parts == 0:
+            return AdversaryView(payload.view)
+        if payload.parts != count:
+            raise ProtocolError(FailureCode.BAD_VALUE, f"{count} of the {payload.parts} parts of a view have come")
+        return AdversaryView((*ahead, *payload.view))
 
     def _on_attack(self, envelope: Envelope, payload: AttackRequest) -> list[Envelope]:
         self.require_sender(envelope, LABORATORY)
@@ -91,7 +116,7 @@ class AdversarySeat(Party):
             self._work = None
         self.progress = Progress()
         self._orders += 1
-        view = AdversaryView(payload.view)
+        view = self._whole_view(payload)
         grants = view.of_kind(ClientAdmitted)
         oracle = SeatOracle(grants[-1], f"{ADVERSARY}-{payload.world}-{self._orders:03d}") if grants else None
         interview = Interview(lambda: self._run(payload, view, oracle), self.computing)

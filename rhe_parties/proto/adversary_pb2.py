@@ -25,21 +25,23 @@ _sym_db = _symbol_database.Default()
 from rhe_parties.proto import tensor_pb2 as rhe__parties_dot_proto_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!rhe_parties/proto/adversary.proto\x12\x0erhe_parties.v1\x1a\x1erhe_parties/proto/tensor.proto\"\xdb\x01\n\rAttackRequest\x12\r\n\x05world\x18\x01 \x01(\t\x12\x11\n\tadversary\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x0f\n\x07variant\x18\x04 \x01(\t\x12\x14\n\x0coption_names\x18\x05 \x03(\t\x12\x15\n\roption_values\x18\x06 \x03(\t\x12\x0c\n\x04seed\x18\x07 \x01(\x04\x12\x0c\n\x04view\x18\x08 \x03(\x0c\x12\x10\n\x08head_ids\x18\t \x03(\t\x12,\n\tchallenge\x18\n \x01(\x0b\x32\x19.rhe_parties.v1.Challenge\"\x90\x04\n\tChallenge\x12/\n\ncandidates\x18\x01 \x01(\x0b\x32\x16.rhe_parties.v1.TensorH\x00\x88\x01\x01\x12\x35\n\x10\x63\x61ndidate_labels\x18\x02 \x01(\x0b\x32\x16.rhe_parties.v1.TensorH\x01\x88\x01\x01\x12\x31\n\x0cknown_images\x18\x03 \x01(\x0b\x32\x16.rhe_parties.v1.TensorH\x02\x88\x01\x01\x12\x31\n\x0cknown_labels\x18\x04 \x01(\x0b\x32\x16.rhe_parties.v1.TensorH\x03\x88\x01\x01\x12\x32\n\rtarget_labels\x18\x05 \x01(\x0b\x32\x16.rhe_parties.v1.TensorH\x04\x88\x01\x01\x12\x34\n\x0finitial_weights\x18\x06 \x01(\x0b\x32\x16.rhe_parties.v1.TensorH\x05\x88\x01\x01\x12\x34\n\x0fproperty_values\x18\x07 \x01(\x0b\x32\x16.rhe_parties.v1.TensorH\x06\x88\x01\x01\x12\x15\n\rproperty_name\x18\x08 \x01(\tB\r\n\x0b_candidatesB\x13\n\x11_candidate_labelsB\x0f\n\r_known_imagesB\x0f\n\r_known_labelsB\x10\n\x0e_target_labelsB\x12\n\x10_initial_weightsB\x12\n\x10_property_values\"-\n\x0b\x41\x64mitClient\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\x12\x0e\n\x06\x62udget\x18\x02 \x01(\x04\"A\n\x0e\x43lientAdmitted\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\x12\x0e\n\x06\x62udget\x18\x02 \x01(\x04\x12\x0f\n\x07release\x18\x03 \x01(\t\"\x83\x02\n\x0b\x43laimReport\x12\x11\n\tadversary\x18\x01 \x01(\t\x12\x0f\n\x07variant\x18\x02 \x01(\t\x12\x0f\n\x07outcome\x18\x03 \x01(\t\x12\x0f\n\x07missing\x18\x04 \x03(\t\x12\r\n\x05\x65rror\x18\x05 \x01(\t\x12\x10\n\x08head_ids\x18\x06 \x03(\t\x12\x13\n\x0b\x61rray_names\x18\x07 \x03(\t\x12&\n\x06\x61rrays\x18\x08 \x03(\x0b\x32\x16.rhe_parties.v1.Tensor\x12\'\n\x07queries\x18\t \x01(\x0b\x32\x16.rhe_parties.v1.Tensor\x12\x12\n\nnote_names\x18\x0c \x03(\t\x12\x13\n\x0bnote_values\x18\r \x03(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!rhe_parties/proto/adversary.proto\x12\x0erhe_parties.v1\x1a\x1erhe_parties/proto/tensor.proto\"\'\n\x08ViewPart\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04view\x18\x02 \x03(\x0c\"\xea\x01\n\rAttackRequest\x12\r\n\x05world\x18\x01 \x01(\t\x12\x11\n\tadversary\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x0f\n\x07variant\x18\x04 \x01(\t\x12\x14\n\x0coption_names\x18\x05 \x03(\t\x12\x15\n\roption_values\x18\x06 \x03(\t\x12\x0c\n\x04seed\x18\x07 \x01(\x04\x12\x0c\n\x04view\x18\x08 \x03(\x0c\x12\x10\n\x08head_ids\x18\t \x03(\t\x12,\n\tchallenge\x18\n \x01(\x0b\x32\x19.rhe_parties.v1.Challenge\x12\r\n\x05parts\x18\x0b \x01(\r\"\x90\x04\n\tChallenge\x12/\n\ncandidates\x18\x01 \x01(\x0b\x32\x16.rhe_parties.v1.TensorH\x00\x88\x01\x01\x12\x35\n\x10\x63\x61ndidate_labels\x18\x02 \x01(\x0b\x32\x16.rhe_parties.v1.TensorH\x01\x88\x01\x01\x12\x31\n\x0cknown_images\x18\x03 \x01(\x0b\x32\x16.rhe_parties.v1.TensorH\x02\x88\x01\x01\x12\x31\n\x0cknown_labels\x18\x04 \x01(\x0b\x32\x16.rhe_parties.v1.TensorH\x03\x88\x01\x01\x12\x32\n\rtarget_labels\x18\x05 \x01(\x0b\x32\x16.rhe_parties.v1.TensorH\x04\x88\x01\x01\x12\x34\n\x0finitial_weights\x18\x06 \x01(\x0b\x32\x16.rhe_parties.v1.TensorH\x05\x88\x01\x01\x12\x34\n\x0fproperty_values\x18\x07 \x01(\x0b\x32\x16.rhe_parties.v1.TensorH\x06\x88\x01\x01\x12\x15\n\rproperty_name\x18\x08 \x01(\tB\r\n\x0b_candidatesB\x13\n\x11_candidate_labelsB\x0f\n\r_known_imagesB\x0f\n\r_known_labelsB\x10\n\x0e_target_labelsB\x12\n\x10_initial_weightsB\x12\n\x10_property_values\"-\n\x0b\x41\x64mitClient\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\x12\x0e\n\x06\x62udget\x18\x02 \x01(\x04\"A\n\x0e\x43lientAdmitted\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\x12\x0e\n\x06\x62udget\x18\x02 \x01(\x04\x12\x0f\n\x07release\x18\x03 \x01(\t\"\x83\x02\n\x0b\x43laimReport\x12\x11\n\tadversary\x18\x01 \x01(\t\x12\x0f\n\x07variant\x18\x02 \x01(\t\x12\x0f\n\x07outcome\x18\x03 \x01(\t\x12\x0f\n\x07missing\x18\x04 \x03(\t\x12\r\n\x05\x65rror\x18\x05 \x01(\t\x12\x10\n\x08head_ids\x18\x06 \x03(\t\x12\x13\n\x0b\x61rray_names\x18\x07 \x03(\t\x12&\n\x06\x61rrays\x18\x08 \x03(\x0b\x32\x16.rhe_parties.v1.Tensor\x12\'\n\x07queries\x18\t \x01(\x0b\x32\x16.rhe_parties.v1.Tensor\x12\x12\n\nnote_names\x18\x0c \x03(\t\x12\x13\n\x0bnote_values\x18\r \x03(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'rhe_parties.proto.adversary_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ATTACKREQUEST']._serialized_start=86
-  _globals['_ATTACKREQUEST']._serialized_end=305
-  _globals['_CHALLENGE']._serialized_start=308
-  _globals['_CHALLENGE']._serialized_end=836
-  _globals['_ADMITCLIENT']._serialized_start=838
-  _globals['_ADMITCLIENT']._serialized_end=883
-  _globals['_CLIENTADMITTED']._serialized_start=885
-  _globals['_CLIENTADMITTED']._serialized_end=950
-  _globals['_CLAIMREPORT']._serialized_start=953
-  _globals['_CLAIMREPORT']._serialized_end=1212
+  _globals['_VIEWPART']._serialized_start=85
+  _globals['_VIEWPART']._serialized_end=124
+  _globals['_ATTACKREQUEST']._serialized_start=127
+  _globals['_ATTACKREQUEST']._serialized_end=361
+  _globals['_CHALLENGE']._serialized_start=364
+  _globals['_CHALLENGE']._serialized_end=892
+  _globals['_ADMITCLIENT']._serialized_start=894
+  _globals['_ADMITCLIENT']._serialized_end=939
+  _globals['_CLIENTADMITTED']._serialized_start=941
+  _globals['_CLIENTADMITTED']._serialized_end=1006
+  _globals['_CLAIMREPORT']._serialized_start=1009
+  _globals['_CLAIMREPORT']._serialized_end=1268
 # @@protoc_insertion_point(module_scope)

@@ -7,8 +7,16 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class ViewPart(_message.Message):
+    __slots__ = ("index", "view")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    VIEW_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    view: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, index: _Optional[int] = ..., view: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
 class AttackRequest(_message.Message):
-    __slots__ = ("world", "adversary", "source", "variant", "option_names", "option_values", "seed", "view", "head_ids", "challenge")
+    __slots__ = ("world", "adversary", "source", "variant", "option_names", "option_values", "seed", "view", "head_ids", "challenge", "parts")
     WORLD_FIELD_NUMBER: _ClassVar[int]
     ADVERSARY_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
@@ -19,6 +27,7 @@ class AttackRequest(_message.Message):
     VIEW_FIELD_NUMBER: _ClassVar[int]
     HEAD_IDS_FIELD_NUMBER: _ClassVar[int]
     CHALLENGE_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
     world: str
     adversary: str
     source: str
@@ -29,7 +38,8 @@ class AttackRequest(_message.Message):
     view: _containers.RepeatedScalarFieldContainer[bytes]
     head_ids: _containers.RepeatedScalarFieldContainer[str]
     challenge: Challenge
-    def __init__(self, world: _Optional[str] = ..., adversary: _Optional[str] = ..., source: _Optional[str] = ..., variant: _Optional[str] = ..., option_names: _Optional[_Iterable[str]] = ..., option_values: _Optional[_Iterable[str]] = ..., seed: _Optional[int] = ..., view: _Optional[_Iterable[bytes]] = ..., head_ids: _Optional[_Iterable[str]] = ..., challenge: _Optional[_Union[Challenge, _Mapping]] = ...) -> None: ...
+    parts: int
+    def __init__(self, world: _Optional[str] = ..., adversary: _Optional[str] = ..., source: _Optional[str] = ..., variant: _Optional[str] = ..., option_names: _Optional[_Iterable[str]] = ..., option_values: _Optional[_Iterable[str]] = ..., seed: _Optional[int] = ..., view: _Optional[_Iterable[bytes]] = ..., head_ids: _Optional[_Iterable[str]] = ..., challenge: _Optional[_Union[Challenge, _Mapping]] = ..., parts: _Optional[int] = ...) -> None: ...
 
 class Challenge(_message.Message):
     __slots__ = ("candidates", "candidate_labels", "known_images", "known_labels", "target_labels", "initial_weights", "property_values", "property_name")

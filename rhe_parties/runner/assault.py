@@ -79,9 +79,8 @@ def attack(
     with reporter.stage(f"world {world.name}: {attacker.strategy.name or attacker.reference}", 1.0) as update:
         try:
             report = board.order_attack(request, ClaimReport, lab.parameters.attack_timeout, update)
-        except MessageError as error:  # the view does not fit into one order: this cell fails, the run goes on
-            text = f"{error}: fewer victims, or smaller requests (batch)"
-            report = ClaimReport(attacker.reference, variant, "error", error=text)
+        except MessageError as error:  # a challenge too large for one message: this cell fails, the run goes on
+            report = ClaimReport(attacker.reference, variant, "error", error=f"{error}: fewer victims or candidates")
     cell = AttackRecord.model_validate(
         {
             "adversary": attacker.reference,

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 from rhe_parties.errors import FailureCode, ProtocolError, TransportError
 from rhe_parties.messages import Envelope, Payload, decode, encode
-from rhe_parties.messages.payloads import Elided, Failure
+from rhe_parties.messages.payloads import AttackRequest, Elided, Failure
 from rhe_parties.threat.model import ADVERSARY, LABORATORY
 from rhe_parties.threat.transcript import Transcript, TranscriptEntry
 
@@ -20,6 +20,7 @@ __all__ = ["PartyFailure", "ProgressCallback", "Switchboard", "Transport"]
 
 ProgressCallback = Callable[[float, str], None]
 P = TypeVar("P", bound=Payload)
+_VIEW_BYTES = 64 * 2**20  # of a view in one message: a quarter of the limit, the challenge has room beside it
 
 
 class PartyFailure(ProtocolError):
@@ -133,14 +134,24 @@ class Switchboard:
         what = f"{exchange.answer.__name__} in answer to {type(command.payload).__name__}"
         raise TransportError(recipient, f"{recipient} gave no {what}{why}")
 
-    def order_attack(self, payload: Payload, answer: type[P], timeout_seconds: float, progress: ProgressCallback) -> P:
+    def order_attack(
+        self, request: AttackRequest, answer: type[P], timeout_seconds: float, progress: ProgressCallback
+    ) -> P:
         """One order to the adversary's seat and its answer, both outside the transcript: they are no part of the
         protocol. What the adversary asks the parties on the way is routed as ever and recorded without bodies.
+
+        A view that is too large for one message is sent ahead in parts.
 
         Raises:
             PartyFailure, TransportError: as `ask`.
         """
-        order = self._envelope(ADVERSARY, payload)
+        ahead, rest = request.in_parts(_VIEW_BYTES)
+        for part in ahead:
+            for reply in self._transport.deliver(ADVERSARY, encode(self._envelope(ADVERSARY, part)), self._timeout):
+                refusal = decode(reply).payload
+                if isinstance(refusal, Failure):
+                    raise PartyFailure(refusal)
+        order = self._envelope(ADVERSARY, rest)
         under_way = deque([encode(order)])
         parties: dict[str, None] = {}
         while under_way:

@@ -148,8 +148,8 @@ class _Solver:
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Features, points [V, U, D], coefficients [V, U, K] and error variances [V, U, D] in the eigenbasis."""
         seen = self._turn(weight)
-        fixed, labels = self._turn(known.features), torch.from_numpy(known.labels)
-        unknown = torch.from_numpy(known.unknown)
+        fixed, labels = self._turn(known.features), torch.tensor(known.labels)
+        unknown = torch.tensor(known.unknown)
         middle, count = self.means[unknown], fixed.shape[1]
         begun = None if known.initial is None else self._turn(known.initial)
         moved, error = torch.zeros_like(middle), self.spread.expand_as(middle)

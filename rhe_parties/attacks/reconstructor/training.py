@@ -107,7 +107,7 @@ class Training:
         started = time.perf_counter()
         self.settings, self.groups, self.steps, self.heads, self.seconds = settings, groups, 0, 0, 0.0
         self._seed, self._device = seed, torch.device(device)
-        self._images = torch.from_numpy(images).to(self._device)
+        self._images = torch.tensor(images, device=self._device)
         first, moments = _first_blocks(stream := iter(stream), settings.statistics_heads)
         self.standardiser = Standardiser.fit(moments)
         self._blocks = _chained(first, stream)
