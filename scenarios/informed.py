@@ -18,7 +18,7 @@ scenario = Scenario(
         "victims": 58,
         "initial_weights": True,
         "worlds": ("none", "rhe"),
-        "adversary": ("informed",),
+        "adversary": ("informed", "ntk-difference", "span-inversion"),
     },
 )
 

@@ -112,6 +112,26 @@ def test_one_target_per_head_of_changing_class_is_measured() -> None:
     assert verdict(list(found.values())) == "leaked"
 
 
+def test_claims_about_whole_sets_are_cut_to_the_aims() -> None:
+    truth = make_truth(heads=50, classes=4)
+    place = np.arange(50) % 4
+    aimed = dataclasses.replace(truth, targets=truth.sets[np.arange(50), place][:, None])
+    rng = np.random.default_rng(0)
+    arrays = {"images": truth.images[truth.sets] + rng.normal(0, 0.2, (50, 4, 1, 4, 4)).astype("f4")}
+    arrays |= {"null.images": -arrays["images"], "features": truth.features[truth.sets], "weights": np.ones((50, 4, 2))}
+    cut = aimed.about_aims(arrays)
+    np.testing.assert_array_equal(cut["images"], arrays["images"][np.arange(50), place][:, None])
+    np.testing.assert_array_equal(cut["null.images"], -cut["images"])
+    np.testing.assert_array_equal(cut["features"], truth.features[aimed.targets])
+    assert cut["weights"] is arrays["weights"]
+    assert measure({"images": cut["images"]}, aimed)["identification_rate"].value > 0.9
+    # Of the right shape, about something else, or nothing to cut: left alone.
+    assert aimed.about_aims(cut)["images"] is cut["images"]
+    assert truth.about_aims(arrays)["images"] is arrays["images"]
+    strangers = dataclasses.replace(truth, targets=np.roll(aimed.targets, 1, axis=0))
+    assert strangers.about_aims(arrays)["images"] is arrays["images"]
+
+
 def test_many_heads_meet_a_bounded_number_of_others() -> None:
     assert others_met(500, 10) == 499
     assert others_met(1000, 10) == 500

@@ -168,6 +168,27 @@ class GroundTruth:
         """[V, T]: the rows of the pool that claims about training images are compared with."""
         return self.sets if self.targets is None else self.targets
 
+    def about_aims(self, arrays: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+        """Claims about whole training sets, cut to those of the images that this task aims at; others as they are.
+
+        So a strategy that knows nothing of the task is measured beside one that does: what it claims at the place of
+        an image that is aimed at. With S > 1 that is one of its S claims of the class.
+        """
+        kept = dict(arrays)
+        if self.targets is None or self.targets.shape[1] == self.sets.shape[1]:
+            return kept
+        found = self.sets[:, None] == self.targets[..., None]
+        if not found.any(axis=2).all():  # aims outside the training sets: nothing of these claims is about them
+            return kept
+        place = found.argmax(axis=2)
+        for name in ("images", "features"):
+            for full_name in (name, NULL_PREFIX + name):
+                array = kept.get(full_name)
+                if array is not None and array.shape[:2] == self.sets.shape:
+                    where = place.reshape(*place.shape, *[1] * (array.ndim - 2))
+                    kept[full_name] = np.take_along_axis(array, where, axis=1)
+        return kept
+
     @cached_property
     def nearest_neighbour_threshold(self) -> float | None:
         """τ_NN: mean over private images of the pixel error to the nearest public image of the class, or None.
