@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from rhe_parties.attacks.base import AttackContext, Claim, PriorKnowledge
+from rhe_parties.attacks.reconstructor.neurons import sort_hidden_units
 from rhe_parties.attacks.reconstructor.reconstructor import Reconstructor
+from rhe_parties.attacks.reconstructor.standardise import flatten_heads
 from rhe_parties.attacks.reconstructor.stream import shadow_stream
 from rhe_parties.attacks.reconstructor.training import ReconstructorSettings, Training
-from rhe_parties.attacks.shadows.factory import ShadowFactory
-from rhe_parties.attacks.white_box import Heads, WhiteBoxStrategy
+from rhe_parties.attacks.shadows.factory import ShadowBlock, ShadowFactory
+from rhe_parties.attacks.shadows.sets import BalancedSets
+from rhe_parties.attacks.shadows.stream import BlockSource
+from rhe_parties.attacks.shadows.two_layer_factory import FlatBlock, TwoLayerFactory
+from rhe_parties.attacks.white_box import Heads, WhiteBoxStrategy, gaussian_like, known_victims, null_shadows
 from rhe_parties.errors import ParameterError
 from rhe_parties.rng import stream_seed
+from rhe_parties.threat.view import AdversaryView, Observation
+from rhe_parties.types import FloatArray
 
 __all__ = ["ReconstructorStrategy"]
 
@@ -33,6 +42,7 @@ class ReconstructorStrategy(WhiteBoxStrategy):
     name = "reconstructor"
     summary = "a network trained on a stream of shadow heads draws images from the weights"
     source = "arXiv 2505.14323, reconstructor with softmin set loss (code of v1)"
+    two_layer_needs = frozenset({Observation.TWO_LAYER_HEAD})
 
     @dataclass(frozen=True)
     class Options:
@@ -47,6 +57,8 @@ class ReconstructorStrategy(WhiteBoxStrategy):
             learning_rate: of Adam; the paper has 2e-4, for a hundred times as many steps.
             alpha: sharpness of the soft minimum over a class' images.
             uses: how often each shadow head is trained on.
+            sort_units: hidden units of two-layer heads in one order, which does not change what a head computes; false:
+                as they come, which is the paper's way and learns more slowly.
             device: torch device of the network.
         """
 
@@ -58,6 +70,7 @@ class ReconstructorStrategy(WhiteBoxStrategy):
         learning_rate: float = ReconstructorSettings.learning_rate
         alpha: float = ReconstructorSettings.alpha
         uses: int = ReconstructorSettings.uses
+        sort_units: bool = True
         device: str = "cpu"
 
         def __post_init__(self) -> None:
@@ -73,17 +86,38 @@ class ReconstructorStrategy(WhiteBoxStrategy):
 
     def attack_heads(self, heads: Heads, prior: PriorKnowledge, context: AttackContext) -> Claim:
         """See `WhiteBoxStrategy.attack_heads`; one drawn image stands for all S of its class."""
+        claim = self._drawn(heads.head_ids, heads.flat(), prior, context)
+        return replace(claim, weights=heads.weight, biases=heads.bias)
+
+    def attack_two_layer(self, view: AdversaryView, prior: PriorKnowledge, context: AttackContext) -> Claim:
+        """See `Strategy.attack_two_layer`; the null control is again what it draws from random heads."""
+        seen = view.two_layer_heads()
+        ids = known_victims(context.victims, seen)
+        layers = [(h.hidden_weight, h.hidden_bias, h.weight, h.bias) for h in (seen[name] for name in ids)]
+        flat = flatten_heads(*(np.stack(parts) for parts in zip(*layers, strict=True)))
+        claim = self._drawn(ids, flat, prior, context)
+        context.progress(0.85, "null control")
+        shadows = _factory(prior, stream_seed(context.seed, "white-box-shadows"), "shadow", null_shadows(len(ids)))
+        random = gaussian_like(_flat_weights(shadows), len(ids), context.seed)
+        return replace(claim, null=self._drawn(ids, random, prior, context))
+
+    def _drawn(
+        self, head_ids: tuple[str, ...], flat: FloatArray, prior: PriorKnowledge, context: AttackContext
+    ) -> Claim:
+        """Images claimed from flat weights [V, P]."""
         trained, notes = self._trained(prior, context)
         context.progress(0.8, "drawing")
-        drawn = trained.draw(heads.flat())
+        arrange = self._arrangement(prior)
+        drawn = trained.draw(flat if arrange is None else arrange(flat))
         per_head = prior.classes * prior.images_per_class
-        return Claim(
-            head_ids=heads.head_ids,
-            images=np.repeat(drawn, per_head // drawn.shape[1], axis=1),
-            weights=heads.weight,
-            biases=heads.bias,
-            notes=notes,
-        )
+        images = np.repeat(drawn, per_head // drawn.shape[1], axis=1)
+        return Claim(head_ids=head_ids, images=images, notes=notes)
+
+    def _arrangement(self, prior: PriorKnowledge) -> Callable[[FloatArray], FloatArray] | None:
+        recipe = prior.two_layer
+        if recipe is None or not self.options.sort_units:
+            return None
+        return functools.partial(sort_hidden_units, features=prior.backbone.features, hidden=recipe.hidden)
 
     def _trained(self, prior: PriorKnowledge, context: AttackContext) -> tuple[Reconstructor, dict[str, str]]:
         """A function of prior knowledge, made once for all worlds."""
@@ -97,15 +131,7 @@ class ReconstructorStrategy(WhiteBoxStrategy):
         options = self.options
         seed = stream_seed(context.seed, "reconstructor")
         context.progress(0.0, "features of auxiliary images")
-        factory = ShadowFactory(
-            prior.auxiliary_features,
-            prior.auxiliary_labels,
-            prior.classes,
-            prior.images_per_class,
-            prior.recipe,
-            seed,
-            purpose="reconstructor",
-        )
+        factory = _factory(prior, seed, "reconstructor")
         settings = options.settings()
         steps = options.steps
         if steps == 0 and options.minutes == 0:
@@ -113,8 +139,9 @@ class ReconstructorStrategy(WhiteBoxStrategy):
         # A short training takes its statistics from what it sees at all.
         if steps:
             settings = replace(settings, statistics_heads=min(settings.statistics_heads, steps * settings.batch))
-        images, classes = prior.auxiliary_images, prior.classes
-        training = Training(shadow_stream(factory), images, classes, settings, seed, options.device)
+        _labels, classes, per_class = prior.balance
+        stream = shadow_stream(factory, self._arrangement(prior))
+        training = Training(stream, prior.auxiliary_images, classes, settings, seed, options.device)
         training.advance(steps, 60 * options.minutes, lambda done, text: context.progress(0.8 * done, text))
         notes = {
             "shadow heads": f"{training.heads:,}",
@@ -122,6 +149,26 @@ class ReconstructorStrategy(WhiteBoxStrategy):
         }
         if not settings.conditional:
             notes["images"] = "one per head, claimed for every place in its training set"
-        elif prior.images_per_class > 1:
+        elif per_class > 1:
             notes["images"] = "one per class, claimed for each of the class' places in the training set"
         return training.reconstructor(), notes
+
+
+def _factory(
+    prior: PriorKnowledge, seed: int, purpose: str, block: int = 256
+) -> BlockSource[ShadowBlock] | BlockSource[FlatBlock]:
+    """Shadow heads like the victims', on sets that are balanced as theirs are."""
+    features, labels, classes = prior.auxiliary_features, prior.auxiliary_labels, prior.classes
+    rule = BalancedSets(*prior.balance, seed, purpose, block)
+    if prior.two_layer is not None:
+        return TwoLayerFactory(
+            features, labels, classes, prior.images_per_class, prior.two_layer, seed, purpose, block, rule
+        )
+    return ShadowFactory(
+        features, labels, classes, prior.images_per_class, prior.recipe, seed, purpose, block=block, sets=rule
+    )
+
+
+def _flat_weights(source: BlockSource[ShadowBlock] | BlockSource[FlatBlock]) -> FloatArray:
+    """The first block's heads [B, P]."""
+    return next(shadow_stream(source)).flat

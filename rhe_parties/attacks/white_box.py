@@ -30,7 +30,15 @@ from rhe_parties.threads import limited_threads
 from rhe_parties.threat.view import AdversaryView, Observation
 from rhe_parties.types import AnyArray, FloatArray
 
-__all__ = ["Heads", "WhiteBoxStrategy", "known_victims", "random_heads", "read_ciphertexts"]
+__all__ = [
+    "Heads",
+    "WhiteBoxStrategy",
+    "gaussian_like",
+    "known_victims",
+    "null_shadows",
+    "random_heads",
+    "read_ciphertexts",
+]
 
 _NULL_SHADOWS = 1024
 _PROGRESS_OF_NULL = 0.85
@@ -75,7 +83,7 @@ class WhiteBoxStrategy(Strategy):
     def shadow_heads(self, prior: PriorKnowledge, context: AttackContext, count: int) -> Heads:
         """Heads that the adversary trains on auxiliary images as the owner does on private ones."""
         seed = stream_seed(context.seed, "white-box-shadows")
-        sets = balanced_sets(prior.auxiliary_labels, prior.classes, prior.images_per_class, count, seed)
+        sets = balanced_sets(*prior.balance, count, seed)
         seeds = [stream_seed(seed, "shadow", index) for index in range(count)]
         labels = prior.auxiliary_labels[sets]
         with limited_threads(1):
@@ -89,7 +97,7 @@ class WhiteBoxStrategy(Strategy):
         weight = np.stack([seen[name].weight for name in ids])
         bias = np.stack([seen[name].bias for name in ids])
         claim = self.attack_heads(Heads(ids, weight, bias), prior, context)
-        shadows = self.shadow_heads(prior, context, min(_NULL_SHADOWS, max(64, len(ids))))
+        shadows = self.shadow_heads(prior, context, null_shadows(len(ids)))
         return self._with_null(claim, random_heads(shadows, ids, context.seed), prior, context)
 
     def attack_ciphertexts(self, view: AdversaryView, prior: PriorKnowledge, context: AttackContext) -> Claim:
@@ -129,11 +137,16 @@ def random_heads(shadows: Heads, head_ids: tuple[str, ...], seed: int) -> Heads:
     Mean + Σ_i g_i (w_i - mean) / √(n - 1) with g standard normal has just this covariance, which itself, D·K wide,
     never needs to be formed.
     """
-    flat = shadows.flat().astype(np.float64)
-    mean = flat.mean(axis=0)
-    draws = numpy_stream(seed, "random-heads").standard_normal((len(head_ids), len(flat)))
-    mixed = mean + draws @ (flat - mean) / np.sqrt(max(len(flat) - 1, 1))
-    return shadows.of(mixed, head_ids)
+    return shadows.of(gaussian_like(shadows.flat(), len(head_ids), seed), head_ids)
+
+
+def gaussian_like(flat: FloatArray, count: int, seed: int) -> FloatArray:
+    """`count` random rows with mean and sample covariance of the rows of flat weights [n, P]; see `random_heads`."""
+    exact = flat.astype(np.float64)
+    mean = exact.mean(axis=0)
+    draws = numpy_stream(seed, "random-heads").standard_normal((count, len(flat)))
+    mixed: AnyArray = mean + draws @ (exact - mean) / np.sqrt(max(len(flat) - 1, 1))
+    return mixed.astype(np.float32)
 
 
 def read_ciphertexts(material: PublicMaterial, shadows: Heads, seed: int, context: AttackContext) -> HeadRegressor:
@@ -153,6 +166,11 @@ def _random_numbers(numbers: AnyArray, seed: int) -> AnyArray:
     low, high = numbers.min(axis=0).astype(np.float64), numbers.max(axis=0).astype(np.float64)
     noise: AnyArray = low + (high - low) * numpy_stream(seed, "random-bytes").random(numbers.shape)
     return noise
+
+
+def null_shadows(victims: int) -> int:
+    """How many shadow heads give the random heads of a null control their mean and covariance."""
+    return min(_NULL_SHADOWS, max(64, victims))
 
 
 def known_victims(victims: Sequence[str], seen: Mapping[str, object]) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from rhe_parties.messages.payloads import AdmitClient, AskDecisions, ClientAdmit
 from rhe_parties.metrics.cost import message_costs
 from rhe_parties.metrics.reconstruction import Measured
 from rhe_parties.metrics.utility import accuracy, agreement
+from rhe_parties.model.head import LinearHead
 from rhe_parties.report.record import MessageRecord, ResultRecord, WorldRecord
 from rhe_parties.rng import numpy_stream
 from rhe_parties.runner.plan import Laboratory, World
@@ -118,6 +119,8 @@ def _twin_decisions(lab: Laboratory, world: World) -> IntArray:
     encryptor = make_encryptor(public)
     decisions = []
     for head, features in zip(lab.heads, lab.evaluation_features, strict=True):
+        if not isinstance(head, LinearHead):
+            raise SchemeError(FailureCode.UNEXPECTED, f"world {world.name!r} encrypts linear heads alone")
         ciphertexts, _ = encryptor.encrypt(head.weight, head.bias)
         logits, _ = make_evaluator(public, ciphertexts).evaluate(features)
         decisions.append(custody.decrypt(logits).argmax(axis=1))
