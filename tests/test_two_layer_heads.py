@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from rhe_parties.attacks.base import Strategy
+from rhe_parties.attacks import reconstructor_strategy
+from rhe_parties.attacks.base import ADVERSARIES, Strategy
+from rhe_parties.attacks.reconstructor.neurons import sort_hidden_units
+from rhe_parties.attacks.reconstructor.standardise import flatten_heads
 from rhe_parties.data.datasets import Dataset, load_dataset, with_parity
 from rhe_parties.data.splits import split_dataset, victim_sets
 from rhe_parties.defences.base import Defence
@@ -56,7 +60,14 @@ def _head(**changes: Any) -> p.TwoLayerHead:
         ({"hidden": 513}, "hidden=513 is not allowed: .* less than or equal to 512"),
         ({"activation": "square"}, "activation='square' needs a hidden layer: hidden above 0"),
         ({"hidden": 8, "worlds": "none,none+client"}, "hidden=8 is not allowed with 10 classes: .*labels=parity"),
-        ({"hidden": 8, "labels": "parity", "worlds": "none,rhe"}, "world 'rhe' is not allowed with hidden=8"),
+        (
+            {"hidden": 8, "labels": "parity", "worlds": "none,rhe"},
+            "world 'rhe' is not allowed with hidden=8 and activation='relu': .*activation=square; or worlds without",
+        ),
+        (
+            {"hidden": 8, "labels": "parity", "activation": "square", "worlds": "none,rhe:ckks"},
+            "scheme 'ckks' of world 'rhe:ckks' is not allowed with hidden=8: bfv, plain",
+        ),
         (
             {"hidden": 8, "labels": "parity", "worlds": "none,none+client", "initial_weights": True},
             "initial_weights=True is not allowed with hidden=8",
@@ -175,6 +186,24 @@ def test_owner_sends_and_host_serves_the_head_in_clear(activation: str) -> None:
         assert (sent.bias == bias).all()
 
 
+@pytest.mark.parametrize("world", ["rhe", "rhe:plain"])
+def test_encrypted_square_heads_decide_as_in_clear(world: str) -> None:
+    lab = _laboratory(f"none,{world}", activation="square")
+    transcript, decisions = play(lab, LocalTransport(), 1)
+    for head, features, decision in zip(lab.heads, lab.evaluation_features, decisions, strict=True):
+        assert list(decision.classes) == list(head.logits(features).argmax(axis=1))
+    view = build_view(transcript, lab.threat_model)
+    assert view.holds() == {Observation.ENCRYPTED_HEAD, Observation.PUBLIC_KEY, Observation.QUERIES}
+
+
+def test_both_logits_are_encrypted() -> None:
+    head = _laboratory(activation="square").heads[0]
+    assert isinstance(head, BinaryHead)
+    whole = DeepHead((head.hidden_layer, head.last_layer), "square")
+    features = np.linspace(0, 1, 512, dtype=np.float32).reshape(2, 256)
+    assert (whole.logits(features) == head.logits(features)).all()
+
+
 def test_host_refuses_heads_that_do_not_fit() -> None:
     lab, transport = _laboratory(), LocalTransport()
     for party, setup in party_setups(lab, lab.worlds[0]).items():
@@ -206,8 +235,6 @@ def _order(lab: Laboratory, transport: LocalTransport, adversary: str, view: Adv
 
 
 def test_strategies_for_linear_heads_are_blocked_and_say_why() -> None:
-    from rhe_parties.attacks.base import ADVERSARIES
-
     lab, transport = _laboratory(), LocalTransport()
     seat_adversary(lab, transport)
     view = build_view(play(lab, transport, 0)[0], lab.threat_model)
@@ -254,6 +281,47 @@ def test_reconstructor_learns_from_two_layer_heads_what_the_prior_does_not_know(
     assert prior["identification_rate"].low <= rate.chance
     blocked, _ = _cell(record, "head-readout")
     assert (blocked.outcome, blocked.missing) == ("blocked", ["linear heads (these have a hidden layer)"])
+
+
+def test_under_encryption_the_reconstructor_runs_on_ciphertexts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconstructor_strategy, "_TWO_LAYER_SHADOWS", 24)
+    parameters = {
+        "dataset": write_digits(tmp_path / "digits", 2, 178), "image_size": 16, "labels": "parity", "hidden": 4,
+        "activation": "square", "victims": 40, "evaluation_images": 5, "worlds": "none,rhe",
+        "adversary": "reconstructor", "reconstructor.width": 4, "reconstructor.steps": 20, "threads": 1,
+        "transport": "local",
+    }  # fmt: skip
+    record = Scenario("small", "", parameters).run(out=tmp_path / "out", quiet=True)
+    found = {r.statistic: r.value for r in record.worlds[1].utility}
+    assert found["twin_agreement"] == 1.0
+    as_is, ciphertext = [a for a in record.worlds[1].attacks if a.adversary == "reconstructor"]
+    assert (as_is.outcome, as_is.missing) == ("blocked", [str(Observation.TWO_LAYER_HEAD)])
+    assert (ciphertext.variant, ciphertext.outcome, ciphertext.error) == ("ciphertext", "not-leaked", "")
+    assert ciphertext.notes["shadow heads encrypted under the same key"] == "24"
+    assert ciphertext.notes["share of held-out heads' variance explained"] == "0.000"
+    kinds = {message.kind for message in record.worlds[1].messages}
+    assert "encrypted_head" in kinds
+    assert not kinds & {"plain_head", "two_layer_head"}
+
+
+def test_turning_and_sorting_units_changes_nothing_that_a_head_computes() -> None:
+    lab = _laboratory(activation="square")
+    flat = np.stack([flatten_heads(*(a[None] for layer in h.deep.layers for a in layer))[0] for h in _binary(lab)])
+    turned = flat.copy()
+    turned[:, : 256 * 2] *= -1  # the first two units' weights, and their biases
+    turned[:, 256 * 8 : 256 * 8 + 2] *= -1
+    sort = functools.partial(sort_hidden_units, features=256, hidden=8, even=True)
+    assert (sort(turned) == sort(flat)).all()
+    assert not (sort_hidden_units(turned, 256, 8) == sort_hidden_units(flat, 256, 8)).all()
+    for head, row in zip(_binary(lab), sort(turned), strict=True):
+        other = BinaryHead.of(row, binary_recipe("strokenet", 1, 8, "square"), 256)
+        assert np.allclose(other.logits(lab.truth.features[:20]), head.logits(lab.truth.features[:20]), rtol=1e-4)
+
+
+def _binary(lab: Laboratory) -> list[BinaryHead]:
+    return [head for head in lab.heads if isinstance(head, BinaryHead)]
 
 
 def test_the_scenario_is_short_and_resolves() -> None:

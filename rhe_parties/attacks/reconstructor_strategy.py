@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,8 +17,16 @@ from rhe_parties.attacks.shadows.factory import ShadowBlock, ShadowFactory
 from rhe_parties.attacks.shadows.sets import BalancedSets
 from rhe_parties.attacks.shadows.stream import BlockSource
 from rhe_parties.attacks.shadows.two_layer_factory import FlatBlock, TwoLayerFactory
-from rhe_parties.attacks.white_box import Heads, WhiteBoxStrategy, gaussian_like, known_victims, null_shadows
+from rhe_parties.attacks.white_box import (
+    Heads,
+    WhiteBoxStrategy,
+    gaussian_like,
+    known_victims,
+    null_shadows,
+    read_ciphertexts,
+)
 from rhe_parties.errors import ParameterError
+from rhe_parties.model.binary_head import BinaryHead
 from rhe_parties.rng import stream_seed
 from rhe_parties.threat.view import AdversaryView, Observation
 from rhe_parties.types import FloatArray
@@ -29,6 +36,8 @@ __all__ = ["ReconstructorStrategy"]
 # Auxiliary images, and the default number of steps below and above: a minute or two of a CPU, and three times that.
 _FEW_IMAGES = 5000
 _STEPS, _MORE_STEPS = 1500, 5000
+# Two-layer heads encrypted for the variant on ciphertexts: 33 ciphertexts each at 256 features.
+_TWO_LAYER_SHADOWS = 256
 
 
 class ReconstructorStrategy(WhiteBoxStrategy):
@@ -94,30 +103,41 @@ class ReconstructorStrategy(WhiteBoxStrategy):
         seen = view.two_layer_heads()
         ids = known_victims(context.victims, seen)
         layers = [(h.hidden_weight, h.hidden_bias, h.weight, h.bias) for h in (seen[name] for name in ids)]
-        flat = flatten_heads(*(np.stack(parts) for parts in zip(*layers, strict=True)))
+        flat = self._arranged(prior, flatten_heads(*(np.stack(parts) for parts in zip(*layers, strict=True))))
         claim = self._drawn(ids, flat, prior, context)
         context.progress(0.85, "null control")
-        shadows = _factory(prior, stream_seed(context.seed, "white-box-shadows"), "shadow", null_shadows(len(ids)))
-        random = gaussian_like(_flat_weights(shadows), len(ids), context.seed)
-        return replace(claim, null=self._drawn(ids, random, prior, context))
+        shadows = self._arranged(prior, _some_heads(prior, context, null_shadows(len(ids))))
+        return replace(claim, null=self._drawn(ids, gaussian_like(shadows, len(ids), context.seed), prior, context))
+
+    def attack_ciphertexts(self, view: AdversaryView, prior: PriorKnowledge, context: AttackContext) -> Claim:
+        """See `WhiteBoxStrategy.attack_ciphertexts`; of two-layer heads it reads the weights in their one order."""
+        recipe, width = prior.two_layer, prior.backbone.features
+        if recipe is None:
+            return super().attack_ciphertexts(view, prior, context)
+        flat = _some_heads(prior, context, _TWO_LAYER_SHADOWS)
+        shadows = [BinaryHead.of(row, recipe, width) for row in flat]
+        read = read_ciphertexts(view, shadows, self._arranged(prior, flat), context)
+        claim = self._drawn(read.head_ids, read.flat, prior, context)
+        null = self._drawn(read.head_ids, read.nothing, prior, context)
+        return replace(claim, null=null, notes=claim.notes | read.notes)
 
     def _drawn(
         self, head_ids: tuple[str, ...], flat: FloatArray, prior: PriorKnowledge, context: AttackContext
     ) -> Claim:
-        """Images claimed from flat weights [V, P]."""
+        """Images claimed from flat weights [V, P], arranged as the network knows them."""
         trained, notes = self._trained(prior, context)
         context.progress(0.8, "drawing")
-        arrange = self._arrangement(prior)
-        drawn = trained.draw(flat if arrange is None else arrange(flat))
+        drawn = trained.draw(flat)
         per_head = prior.classes * prior.images_per_class
         images = np.repeat(drawn, per_head // drawn.shape[1], axis=1)
         return Claim(head_ids=head_ids, images=images, notes=notes)
 
-    def _arrangement(self, prior: PriorKnowledge) -> Callable[[FloatArray], FloatArray] | None:
+    def _arranged(self, prior: PriorKnowledge, flat: FloatArray) -> FloatArray:
+        """Flat weights [V, P] in the form that the network sees."""
         recipe = prior.two_layer
         if recipe is None or not self.options.sort_units:
-            return None
-        return functools.partial(sort_hidden_units, features=prior.backbone.features, hidden=recipe.hidden)
+            return flat
+        return sort_hidden_units(flat, prior.backbone.features, recipe.hidden, even=recipe.activation == "square")
 
     def _trained(self, prior: PriorKnowledge, context: AttackContext) -> tuple[Reconstructor, dict[str, str]]:
         """A function of prior knowledge, made once for all worlds."""
@@ -140,7 +160,7 @@ class ReconstructorStrategy(WhiteBoxStrategy):
         if steps:
             settings = replace(settings, statistics_heads=min(settings.statistics_heads, steps * settings.batch))
         _labels, classes, per_class = prior.balance
-        stream = shadow_stream(factory, self._arrangement(prior))
+        stream = shadow_stream(factory, functools.partial(self._arranged, prior))
         training = Training(stream, prior.auxiliary_images, classes, settings, seed, options.device)
         training.advance(steps, 60 * options.minutes, lambda done, text: context.progress(0.8 * done, text))
         notes = {
@@ -169,6 +189,7 @@ def _factory(
     )
 
 
-def _flat_weights(source: BlockSource[ShadowBlock] | BlockSource[FlatBlock]) -> FloatArray:
-    """The first block's heads [B, P]."""
-    return next(shadow_stream(source)).flat
+def _some_heads(prior: PriorKnowledge, context: AttackContext, count: int) -> FloatArray:
+    """Flat weights [count, P] of shadow heads that the network was not trained on."""
+    factory = _factory(prior, stream_seed(context.seed, "white-box-shadows"), "shadow", count)
+    return next(shadow_stream(factory)).flat

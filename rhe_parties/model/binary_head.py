@@ -64,6 +64,17 @@ class BinaryHead:
         """Units H of the hidden layer."""
         return self.deep.hidden[0]
 
+    @property
+    def hidden_layer(self) -> tuple[FloatArray, FloatArray]:
+        """Weight [H, D] and bias [H]."""
+        return self.deep.layers[0]
+
+    @property
+    def last_layer(self) -> tuple[FloatArray, FloatArray]:
+        """Weight [2, H] and bias [2] with both logits (0, z) as outputs."""
+        weight, bias = self.deep.layers[1]
+        return np.concatenate([np.zeros_like(weight), weight]), np.concatenate([np.zeros_like(bias), bias])
+
     def logits(self, features: FloatArray) -> FloatArray:
         """Float32 logits (0, z) [B, 2] of features [B, D], computed in float64.
 

@@ -149,7 +149,7 @@ class AdversarySeat(Party):
         if self._prior.two_layer is not None:
             if cls.two_layer_needs is None:
                 return _report(payload, "blocked", missing=(_LINEAR_HEADS,))
-            needs = cls.two_layer_needs
+            needs = cls.two_layer_needs if payload.variant == AS_IS else needs
         missing = sorted(str(need) for need in needs - held)
         if missing:
             return _report(payload, "blocked", missing=tuple(missing))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from rhe_parties.defences.base import Defence
 from rhe_parties.errors import FailureCode, ProtocolError
+from rhe_parties.he.heads import encrypt_head
 from rhe_parties.he.scheme import HeadEncryptor, PublicMaterial, make_encryptor
 from rhe_parties.messages import Envelope
 from rhe_parties.messages.fingerprints import head_fingerprint
@@ -127,17 +128,15 @@ class DataOwner(Party):
         self, head_id: str, head: LinearHead | BinaryHead
     ) -> tuple[PlainHead | TwoLayerHead | EncryptedHead, float]:
         backbone = self._backbone.fingerprint
-        if isinstance(head, BinaryHead):
-            if self._defence.encrypts:
-                raise ProtocolError(FailureCode.REFUSED, "heads with a hidden layer are not encrypted")
-            (hidden, offsets), (weight, bias) = head.deep.layers
-            return TwoLayerHead(head_id, head.deep.activation, hidden, offsets, weight, bias, backbone), 0.0
-        if not self._defence.encrypts:
+        if self._defence.encrypts:
+            if self._encryptor is None:
+                raise ProtocolError(FailureCode.UNEXPECTED, "no public key material has arrived yet")
+            held, scale = encrypt_head(self._encryptor, head)
+            return EncryptedHead(head_id, held.key_fingerprint, backbone, held.ciphertexts), scale
+        if isinstance(head, LinearHead):
             return PlainHead(head_id, head.weight, head.bias, backbone), 0.0
-        if self._encryptor is None:
-            raise ProtocolError(FailureCode.UNEXPECTED, "no public key material has arrived yet")
-        held, scale = self._encryptor.encrypt(head.weight, head.bias)
-        return EncryptedHead(head_id, held.key_fingerprint, backbone, held.ciphertexts), scale
+        weight, bias = head.deep.layers[1]
+        return TwoLayerHead(head_id, head.deep.activation, *head.hidden_layer, weight, bias, backbone), 0.0
 
     def _on_public_material(self, envelope: Envelope, payload: PublicMaterial) -> list[Envelope]:
         """Encrypt what waits; under a new key also everything that was encrypted under the one before."""

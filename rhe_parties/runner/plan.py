@@ -200,7 +200,7 @@ def prepare(parameters: Parameters) -> Laboratory:
 
 def _prepare(parameters: Parameters) -> Laboratory:
     worlds, attackers = resolve_worlds(parameters), resolve_attackers(parameters)
-    check_hidden(parameters, [(world.name, world.defence) for world in worlds])
+    check_hidden(parameters, [(world.name, world.defence, world.scheme) for world in worlds])
     dataset = load_dataset(parameters.dataset, parameters.data_root, parameters.image_size)
     if parameters.labels == "parity":
         dataset = with_parity(dataset)
@@ -325,7 +325,9 @@ def _with_plan(world: World, parameters: Parameters, shape: tuple[int, int], nor
     if not world.scheme:
         return world
     p = parameters
-    plan = plan_head(*shape, (), p.batch, p.logit_error, scheme=world.scheme, feature_norm=norm)
+    plan = plan_head(
+        *shape, (p.hidden,) if p.hidden else (), p.batch, p.logit_error, scheme=world.scheme, feature_norm=norm
+    )
     return dataclasses.replace(world, plan=plan)
 
 
