@@ -33,6 +33,7 @@ SAMPLES = [
     PublicMaterial(plan_head(256, 10), b"public", b"", "ab" * 32),
     p.TrainHead("victim-0001", 1),
     p.PlainHead("victim-0001", _FLOATS.reshape(3, 4), _FLOATS[:3], "cd" * 32),
+    p.TwoLayerHead("victim-0001", "relu", _FLOATS.reshape(3, 4), _FLOATS[:3], _FLOATS[None, :3], _FLOATS[:1], "cd"),
     p.EncryptedHead("victim-0001", "ab" * 32, "cd" * 32, (b"one", b"two")),
     p.HeadInstalled("victim-0001", "ef" * 32),
     p.HeadNotice("victim-0001", "ef" * 32, True, 0.25, 10, "ab" * 32),

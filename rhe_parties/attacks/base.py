@@ -29,6 +29,7 @@ from rhe_parties.errors import ParameterError, unknown_name
 from rhe_parties.messages.adversarial import Challenge
 from rhe_parties.model.backbone import Backbone
 from rhe_parties.model.head import Recipe
+from rhe_parties.model.two_layer import BatchRecipe
 from rhe_parties.registry import Registry
 from rhe_parties.threat.view import AdversaryView, Observation
 from rhe_parties.types import FloatArray, IntArray, UInt8Array
@@ -42,6 +43,7 @@ __all__ = [
     "Blocked",
     "Challenge",
     "Claim",
+    "FinerLabels",
     "Oracle",
     "PriorKnowledge",
     "Strategy",
@@ -53,12 +55,22 @@ AS_IS = "as-is"
 CIPHERTEXT = "ciphertext"
 
 
+class FinerLabels(NamedTuple):
+    """What training sets are balanced over where that is finer than the classes: the ten digits of odd and even.
+
+    `labels` int64 [n] of the auxiliary images in 0..classes-1, numbered in the order in which training sets hold them.
+    """
+
+    labels: IntArray
+    classes: int
+
+
 @dataclass(frozen=True)
 class PriorKnowledge:
     """What the adversary knows before it sees anything.
 
     `auxiliary_images` uint8 [n, C, H, W] and `auxiliary_labels` int64 [n] are of the private data's kind, and none of
-    them is private.
+    them is private. `recipe` is that of linear heads; where heads have a hidden layer, `two_layer` is theirs.
     """
 
     backbone: Backbone
@@ -67,6 +79,15 @@ class PriorKnowledge:
     images_per_class: int
     auxiliary_images: UInt8Array
     auxiliary_labels: IntArray
+    two_layer: BatchRecipe | None = None
+    finer: FinerLabels | None = None
+
+    @property
+    def balance(self) -> tuple[IntArray, int, int]:
+        """What training sets are balanced over: labels [n] of the auxiliary images, classes, images of each."""
+        if self.finer is None:
+            return self.auxiliary_labels, self.classes, self.images_per_class
+        return *self.finer, self.classes * self.images_per_class // self.finer.classes
 
     @functools.cached_property
     def auxiliary_features(self) -> FloatArray:
@@ -186,6 +207,8 @@ class Strategy(ABC):
     needs: ClassVar[frozenset[Observation]] = frozenset()
     #: What `attack_ciphertexts` needs; empty when the strategy has no such variant.
     ciphertext_needs: ClassVar[frozenset[Observation]] = frozenset()
+    #: What `attack_two_layer` needs where heads have a hidden layer; None: the strategy knows linear heads alone.
+    two_layer_needs: ClassVar[frozenset[Observation] | None] = None
 
     @dataclass(frozen=True)
     class Options:
@@ -197,6 +220,10 @@ class Strategy(ABC):
     @abstractmethod
     def attack(self, view: AdversaryView, prior: PriorKnowledge, context: AttackContext) -> Claim:
         """Turn a view that holds `needs` into a claim."""
+
+    def attack_two_layer(self, view: AdversaryView, prior: PriorKnowledge, context: AttackContext) -> Claim:
+        """The same where heads have a hidden layer; `view` holds `two_layer_needs`."""
+        return self.attack(view, prior, context)
 
     def attack_ciphertexts(self, view: AdversaryView, prior: PriorKnowledge, context: AttackContext) -> Claim:
         """The same goal from the ciphertexts that the host really holds.

@@ -24,6 +24,7 @@ class PriorOnly(Strategy):
     summary = "no view at all: claims what its own auxiliary images suggest, the class average above all"
     source = "baseline"
     needs = frozenset()
+    two_layer_needs = frozenset()
 
     def attack(self, view: AdversaryView, prior: PriorKnowledge, context: AttackContext) -> Claim:
         """See `Strategy.attack`; the view is not looked at."""

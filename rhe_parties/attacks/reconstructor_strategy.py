@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from rhe_parties.attacks.base import AttackContext, Claim, PriorKnowledge
+from rhe_parties.attacks.reconstructor.neurons import sort_hidden_units
 from rhe_parties.attacks.reconstructor.reconstructor import Reconstructor
+from rhe_parties.attacks.reconstructor.standardise import flatten_heads
 from rhe_parties.attacks.reconstructor.stream import shadow_stream
 from rhe_parties.attacks.reconstructor.training import ReconstructorSettings, Training
-from rhe_parties.attacks.shadows.factory import ShadowFactory
-from rhe_parties.attacks.white_box import Heads, WhiteBoxStrategy
+from rhe_parties.attacks.shadows.factory import ShadowBlock, ShadowFactory
+from rhe_parties.attacks.shadows.sets import BalancedSets
+from rhe_parties.attacks.shadows.stream import BlockSource
+from rhe_parties.attacks.shadows.two_layer_factory import FlatBlock, TwoLayerFactory
+from rhe_parties.attacks.white_box import (
+    Heads,
+    WhiteBoxStrategy,
+    gaussian_like,
+    known_victims,
+    null_shadows,
+    read_ciphertexts,
+)
 from rhe_parties.errors import ParameterError
+from rhe_parties.model.binary_head import BinaryHead
 from rhe_parties.rng import stream_seed
+from rhe_parties.threat.view import AdversaryView, Observation
+from rhe_parties.types import FloatArray
 
 __all__ = ["ReconstructorStrategy"]
 
 # Auxiliary images, and the default number of steps below and above: a minute or two of a CPU, and three times that.
 _FEW_IMAGES = 5000
 _STEPS, _MORE_STEPS = 1500, 5000
+# Two-layer heads encrypted for the variant on ciphertexts: 33 ciphertexts each at 256 features.
+_TWO_LAYER_SHADOWS = 256
 
 
 class ReconstructorStrategy(WhiteBoxStrategy):
@@ -33,6 +51,7 @@ class ReconstructorStrategy(WhiteBoxStrategy):
     name = "reconstructor"
     summary = "a network trained on a stream of shadow heads draws images from the weights"
     source = "arXiv 2505.14323, reconstructor with softmin set loss (code of v1)"
+    two_layer_needs = frozenset({Observation.TWO_LAYER_HEAD})
 
     @dataclass(frozen=True)
     class Options:
@@ -47,6 +66,8 @@ class ReconstructorStrategy(WhiteBoxStrategy):
             learning_rate: of Adam; the paper has 2e-4, for a hundred times as many steps.
             alpha: sharpness of the soft minimum over a class' images.
             uses: how often each shadow head is trained on.
+            sort_units: hidden units of two-layer heads in one order, which does not change what a head computes; false:
+                as they come, which is the paper's way and learns more slowly.
             device: torch device of the network.
         """
 
@@ -58,6 +79,7 @@ class ReconstructorStrategy(WhiteBoxStrategy):
         learning_rate: float = ReconstructorSettings.learning_rate
         alpha: float = ReconstructorSettings.alpha
         uses: int = ReconstructorSettings.uses
+        sort_units: bool = True
         device: str = "cpu"
 
         def __post_init__(self) -> None:
@@ -73,17 +95,49 @@ class ReconstructorStrategy(WhiteBoxStrategy):
 
     def attack_heads(self, heads: Heads, prior: PriorKnowledge, context: AttackContext) -> Claim:
         """See `WhiteBoxStrategy.attack_heads`; one drawn image stands for all S of its class."""
+        claim = self._drawn(heads.head_ids, heads.flat(), prior, context)
+        return replace(claim, weights=heads.weight, biases=heads.bias)
+
+    def attack_two_layer(self, view: AdversaryView, prior: PriorKnowledge, context: AttackContext) -> Claim:
+        """See `Strategy.attack_two_layer`; the null control is again what it draws from random heads."""
+        seen = view.two_layer_heads()
+        ids = known_victims(context.victims, seen)
+        layers = [(h.hidden_weight, h.hidden_bias, h.weight, h.bias) for h in (seen[name] for name in ids)]
+        flat = self._arranged(prior, flatten_heads(*(np.stack(parts) for parts in zip(*layers, strict=True))))
+        claim = self._drawn(ids, flat, prior, context)
+        context.progress(0.85, "null control")
+        shadows = self._arranged(prior, _some_heads(prior, context, null_shadows(len(ids))))
+        return replace(claim, null=self._drawn(ids, gaussian_like(shadows, len(ids), context.seed), prior, context))
+
+    def attack_ciphertexts(self, view: AdversaryView, prior: PriorKnowledge, context: AttackContext) -> Claim:
+        """See `WhiteBoxStrategy.attack_ciphertexts`; of two-layer heads it reads the weights in their one order."""
+        recipe, width = prior.two_layer, prior.backbone.features
+        if recipe is None:
+            return super().attack_ciphertexts(view, prior, context)
+        flat = _some_heads(prior, context, _TWO_LAYER_SHADOWS)
+        shadows = [BinaryHead.of(row, recipe, width) for row in flat]
+        read = read_ciphertexts(view, shadows, self._arranged(prior, flat), context)
+        claim = self._drawn(read.head_ids, read.flat, prior, context)
+        null = self._drawn(read.head_ids, read.nothing, prior, context)
+        return replace(claim, null=null, notes=claim.notes | read.notes)
+
+    def _drawn(
+        self, head_ids: tuple[str, ...], flat: FloatArray, prior: PriorKnowledge, context: AttackContext
+    ) -> Claim:
+        """Images claimed from flat weights [V, P], arranged as the network knows them."""
         trained, notes = self._trained(prior, context)
         context.progress(0.8, "drawing")
-        drawn = trained.draw(heads.flat())
+        drawn = trained.draw(flat)
         per_head = prior.classes * prior.images_per_class
-        return Claim(
-            head_ids=heads.head_ids,
-            images=np.repeat(drawn, per_head // drawn.shape[1], axis=1),
-            weights=heads.weight,
-            biases=heads.bias,
-            notes=notes,
-        )
+        images = np.repeat(drawn, per_head // drawn.shape[1], axis=1)
+        return Claim(head_ids=head_ids, images=images, notes=notes)
+
+    def _arranged(self, prior: PriorKnowledge, flat: FloatArray) -> FloatArray:
+        """Flat weights [V, P] in the form that the network sees."""
+        recipe = prior.two_layer
+        if recipe is None or not self.options.sort_units:
+            return flat
+        return sort_hidden_units(flat, prior.backbone.features, recipe.hidden, even=recipe.activation == "square")
 
     def _trained(self, prior: PriorKnowledge, context: AttackContext) -> tuple[Reconstructor, dict[str, str]]:
         """A function of prior knowledge, made once for all worlds."""
@@ -97,15 +151,7 @@ class ReconstructorStrategy(WhiteBoxStrategy):
         options = self.options
         seed = stream_seed(context.seed, "reconstructor")
         context.progress(0.0, "features of auxiliary images")
-        factory = ShadowFactory(
-            prior.auxiliary_features,
-            prior.auxiliary_labels,
-            prior.classes,
-            prior.images_per_class,
-            prior.recipe,
-            seed,
-            purpose="reconstructor",
-        )
+        factory = _factory(prior, seed, "reconstructor")
         settings = options.settings()
         steps = options.steps
         if steps == 0 and options.minutes == 0:
@@ -113,8 +159,9 @@ class ReconstructorStrategy(WhiteBoxStrategy):
         # A short training takes its statistics from what it sees at all.
         if steps:
             settings = replace(settings, statistics_heads=min(settings.statistics_heads, steps * settings.batch))
-        images, classes = prior.auxiliary_images, prior.classes
-        training = Training(shadow_stream(factory), images, classes, settings, seed, options.device)
+        _labels, classes, per_class = prior.balance
+        stream = shadow_stream(factory, functools.partial(self._arranged, prior))
+        training = Training(stream, prior.auxiliary_images, classes, settings, seed, options.device)
         training.advance(steps, 60 * options.minutes, lambda done, text: context.progress(0.8 * done, text))
         notes = {
             "shadow heads": f"{training.heads:,}",
@@ -122,6 +169,27 @@ class ReconstructorStrategy(WhiteBoxStrategy):
         }
         if not settings.conditional:
             notes["images"] = "one per head, claimed for every place in its training set"
-        elif prior.images_per_class > 1:
+        elif per_class > 1:
             notes["images"] = "one per class, claimed for each of the class' places in the training set"
         return training.reconstructor(), notes
+
+
+def _factory(
+    prior: PriorKnowledge, seed: int, purpose: str, block: int = 256
+) -> BlockSource[ShadowBlock] | BlockSource[FlatBlock]:
+    """Shadow heads like the victims', on sets that are balanced as theirs are."""
+    features, labels, classes = prior.auxiliary_features, prior.auxiliary_labels, prior.classes
+    rule = BalancedSets(*prior.balance, seed, purpose, block)
+    if prior.two_layer is not None:
+        return TwoLayerFactory(
+            features, labels, classes, prior.images_per_class, prior.two_layer, seed, purpose, block, rule
+        )
+    return ShadowFactory(
+        features, labels, classes, prior.images_per_class, prior.recipe, seed, purpose, block=block, sets=rule
+    )
+
+
+def _some_heads(prior: PriorKnowledge, context: AttackContext, count: int) -> FloatArray:
+    """Flat weights [count, P] of shadow heads that the network was not trained on."""
+    factory = _factory(prior, stream_seed(context.seed, "white-box-shadows"), "shadow", count)
+    return next(shadow_stream(factory)).flat

@@ -14,23 +14,34 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
 from rhe_parties.attacks.base import AttackContext, Claim, PriorKnowledge, Strategy
-from rhe_parties.attacks.span.ciphertext import HeadRegressor, fit_head_regressor
+from rhe_parties.attacks.span.ciphertext import fit_head_regressor
 from rhe_parties.attacks.span.shadows import balanced_sets
 from rhe_parties.errors import NumericError
+from rhe_parties.he.heads import encrypt_head
 from rhe_parties.he.inspect import numeric_view
-from rhe_parties.he.scheme import HeadCiphertexts, PublicMaterial, make_encryptor
-from rhe_parties.model.head import train_heads
+from rhe_parties.he.scheme import HeadCiphertexts, make_encryptor
+from rhe_parties.model.binary_head import BinaryHead
+from rhe_parties.model.head import LinearHead, train_heads
 from rhe_parties.rng import numpy_stream, stream_seed
 from rhe_parties.threads import limited_threads
 from rhe_parties.threat.view import AdversaryView, Observation
 from rhe_parties.types import AnyArray, FloatArray
 
-__all__ = ["Heads", "WhiteBoxStrategy", "known_victims", "random_heads", "read_ciphertexts"]
+__all__ = [
+    "Heads",
+    "ReadHeads",
+    "WhiteBoxStrategy",
+    "gaussian_like",
+    "known_victims",
+    "null_shadows",
+    "random_heads",
+    "read_ciphertexts",
+]
 
 _NULL_SHADOWS = 1024
 _PROGRESS_OF_NULL = 0.85
@@ -75,7 +86,7 @@ class WhiteBoxStrategy(Strategy):
     def shadow_heads(self, prior: PriorKnowledge, context: AttackContext, count: int) -> Heads:
         """Heads that the adversary trains on auxiliary images as the owner does on private ones."""
         seed = stream_seed(context.seed, "white-box-shadows")
-        sets = balanced_sets(prior.auxiliary_labels, prior.classes, prior.images_per_class, count, seed)
+        sets = balanced_sets(*prior.balance, count, seed)
         seeds = [stream_seed(seed, "shadow", index) for index in range(count)]
         labels = prior.auxiliary_labels[sets]
         with limited_threads(1):
@@ -89,33 +100,20 @@ class WhiteBoxStrategy(Strategy):
         weight = np.stack([seen[name].weight for name in ids])
         bias = np.stack([seen[name].bias for name in ids])
         claim = self.attack_heads(Heads(ids, weight, bias), prior, context)
-        shadows = self.shadow_heads(prior, context, min(_NULL_SHADOWS, max(64, len(ids))))
+        shadows = self.shadow_heads(prior, context, null_shadows(len(ids)))
         return self._with_null(claim, random_heads(shadows, ids, context.seed), prior, context)
 
     def attack_ciphertexts(self, view: AdversaryView, prior: PriorKnowledge, context: AttackContext) -> Claim:
         """Read heads from the numbers in their ciphertexts, as well as a trained regressor can, and attack those."""
-        material = view.public_material()
-        seen = view.encrypted_heads()
-        ids = known_victims(context.victims, seen)
-        if material is None:  # the seat has checked `ciphertext_needs`
-            raise LookupError("no public key in the view")
         context.progress(0.0, "shadow heads under the same public key")
         count = getattr(self.options, "ciphertext_shadows", self.ciphertext_shadows)
         shadows = self.shadow_heads(prior, context, count)
-        seed = stream_seed(context.seed, "white-box-ciphertext")
-        regressor = read_ciphertexts(material, shadows, seed, context)
-        held = [HeadCiphertexts(seen[name].ciphertexts, seen[name].key_fingerprint) for name in ids]
-        numbers = np.stack([numeric_view(material, item) for item in held])
-        error = regressor.error_variance
-        claim = self.attack_heads(shadows.of(regressor.predict(numbers), ids, error), prior, context)
-        noise = _random_numbers(numbers, seed)
-        claim = self._with_null(claim, shadows.of(regressor.predict(noise), ids, error), prior, context)
-        skill = f"{max(regressor.skill, 0.0):.3f}"
-        notes = {
-            "shadow heads encrypted under the same key": str(len(shadows.head_ids)),
-            "share of held-out heads' variance explained": skill,
-        }
-        return replace(claim, notes=claim.notes | notes)
+        heads = [LinearHead(*pair) for pair in zip(shadows.weight, shadows.bias, strict=True)]
+        read = read_ciphertexts(view, heads, shadows.flat(), context)
+        claim = self.attack_heads(shadows.of(read.flat, read.head_ids, read.error_variance), prior, context)
+        nothing = shadows.of(read.nothing, read.head_ids, read.error_variance)
+        claim = self._with_null(claim, nothing, prior, context)
+        return replace(claim, notes=claim.notes | read.notes)
 
     def _with_null(self, claim: Claim, heads: Heads, prior: PriorKnowledge, context: AttackContext) -> Claim:
         """The claim with what the same attack makes of heads that know nothing of the victims."""
@@ -129,23 +127,58 @@ def random_heads(shadows: Heads, head_ids: tuple[str, ...], seed: int) -> Heads:
     Mean + Σ_i g_i (w_i - mean) / √(n - 1) with g standard normal has just this covariance, which itself, D·K wide,
     never needs to be formed.
     """
-    flat = shadows.flat().astype(np.float64)
-    mean = flat.mean(axis=0)
-    draws = numpy_stream(seed, "random-heads").standard_normal((len(head_ids), len(flat)))
-    mixed = mean + draws @ (flat - mean) / np.sqrt(max(len(flat) - 1, 1))
-    return shadows.of(mixed, head_ids)
+    return shadows.of(gaussian_like(shadows.flat(), len(head_ids), seed), head_ids)
 
 
-def read_ciphertexts(material: PublicMaterial, shadows: Heads, seed: int, context: AttackContext) -> HeadRegressor:
-    """Encrypt the shadows as an owner does under `material`, and learn to read heads from the ciphertexts' numbers."""
+def gaussian_like(flat: FloatArray, count: int, seed: int) -> FloatArray:
+    """`count` random rows with mean and sample covariance of the rows of flat weights [n, P]; see `random_heads`."""
+    exact = flat.astype(np.float64)
+    mean = exact.mean(axis=0)
+    draws = numpy_stream(seed, "random-heads").standard_normal((count, len(flat)))
+    mixed: AnyArray = mean + draws @ (exact - mean) / np.sqrt(max(len(flat) - 1, 1))
+    return mixed.astype(np.float32)
+
+
+class ReadHeads(NamedTuple):
+    """What a regressor reads of the victims' ciphertexts [V, P], and of random bytes `nothing` [V, P]."""
+
+    head_ids: tuple[str, ...]
+    flat: FloatArray
+    nothing: FloatArray
+    error_variance: float
+    notes: dict[str, str]
+
+
+def read_ciphertexts(
+    view: AdversaryView, shadows: Sequence[LinearHead | BinaryHead], flat: FloatArray, context: AttackContext
+) -> ReadHeads:
+    """Learn to read heads from ciphertexts' numbers, on shadows that are encrypted under the same key, and read.
+
+    Args:
+        view: holds encrypted heads and public key material.
+        shadows: heads like the victims'.
+        flat: what is to be read of each of them [n, P], its weights in some order.
+    """
+    material, seen = view.public_material(), view.encrypted_heads()
+    ids = known_victims(context.victims, seen)
+    if material is None:  # the seat has checked `ciphertext_needs`
+        raise LookupError("no public key in the view")
+    seed = stream_seed(context.seed, "white-box-ciphertext")
     encryptor = make_encryptor(material)
     numbers = []
-    for index in range(len(shadows.head_ids)):
-        context.progress(0.3 * index / len(shadows.head_ids), "encrypting shadow heads")
-        ciphertexts, _ = encryptor.encrypt(shadows.weight[index], shadows.bias[index])
-        numbers.append(numeric_view(material, ciphertexts))
+    for index, head in enumerate(shadows):
+        context.progress(0.3 * index / len(shadows), "encrypting shadow heads")
+        numbers.append(numeric_view(material, encrypt_head(encryptor, head)[0]))
     context.progress(0.3, "learning to read ciphertexts")
-    return fit_head_regressor(np.stack(numbers), shadows.flat(), seed)
+    regressor = fit_head_regressor(np.stack(numbers), flat, seed)
+    held = [HeadCiphertexts(seen[name].ciphertexts, seen[name].key_fingerprint) for name in ids]
+    real = np.stack([numeric_view(material, item) for item in held])
+    notes = {
+        "shadow heads encrypted under the same key": str(len(shadows)),
+        "share of held-out heads' variance explained": f"{max(regressor.skill, 0.0):.3f}",
+    }
+    noise = regressor.predict(_random_numbers(real, seed))
+    return ReadHeads(ids, regressor.predict(real), noise, regressor.error_variance, notes)
 
 
 def _random_numbers(numbers: AnyArray, seed: int) -> AnyArray:
@@ -153,6 +186,11 @@ def _random_numbers(numbers: AnyArray, seed: int) -> AnyArray:
     low, high = numbers.min(axis=0).astype(np.float64), numbers.max(axis=0).astype(np.float64)
     noise: AnyArray = low + (high - low) * numpy_stream(seed, "random-bytes").random(numbers.shape)
     return noise
+
+
+def null_shadows(victims: int) -> int:
+    """How many shadow heads give the random heads of a null control their mean and covariance."""
+    return min(_NULL_SHADOWS, max(64, victims))
 
 
 def known_victims(victims: Sequence[str], seen: Mapping[str, object]) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ __all__ = [
     "load_dataset",
     "resize",
     "to_unit",
+    "with_parity",
 ]
 
 ROOT_VARIABLE = "RHE_DATA_ROOT"
@@ -35,6 +36,8 @@ ROOT_VARIABLE = "RHE_DATA_ROOT"
 class Dataset:
     """Images uint8 [n, C, H, W], labels int64 [n] in 0..K-1, and the official test part (bool [n]) or None.
 
+    `finer` are the same images under the classes that training sets are balanced over; None: under these.
+
     Raises:
         DataError: arrays that do not fit together, or no images.
     """
@@ -44,6 +47,7 @@ class Dataset:
     labels: IntArray
     class_names: tuple[str, ...]
     official_test: npt.NDArray[np.bool_] | None = None
+    finer: Dataset | None = None
 
     def __post_init__(self) -> None:
         count = len(self.images)
@@ -58,6 +62,31 @@ class Dataset:
     def classes(self) -> int:
         """Number of classes K."""
         return len(self.class_names)
+
+
+def with_parity(dataset: Dataset) -> Dataset:
+    """The dataset with two classes, `even` and `odd`: the index of its own class modulo 2.
+
+    Its own classes, the even ones first, stay in `finer`. Of an odd number of classes the last one is left out, so
+    that a set with as many images of each of them also has as many odd as even ones.
+
+    Raises:
+        DataError: fewer than two classes.
+    """
+    pairs = dataset.classes // 2
+    if pairs == 0:
+        raise DataError(f"dataset {dataset.name}: {dataset.classes} class is too few for odd and even (at least 2)")
+    kept = np.flatnonzero(dataset.labels < 2 * pairs)
+    own, test = dataset.labels[kept], dataset.official_test
+    order = [*range(0, 2 * pairs, 2), *range(1, 2 * pairs, 2)]
+    finer = Dataset(
+        dataset.name,
+        dataset.images[kept],
+        own % 2 * pairs + own // 2,
+        tuple(dataset.class_names[label] for label in order),
+        None if test is None else test[kept],
+    )
+    return replace(finer, labels=own % 2, class_names=("even", "odd"), finer=finer)
 
 
 def default_root() -> Path:

@@ -27,7 +27,7 @@ class Splits:
 
 
 def split_dataset(dataset: Dataset, seed: int) -> Splits:
-    """Split class by class.
+    """Split class by class, by the finer classes where there are any.
 
     With an official test part: private is that part (as in arXiv 2505.14323), auxiliary the official training
     part without an evaluation part of at most 5,000 images. Without one: private a third, evaluation about
@@ -43,6 +43,7 @@ def split_dataset(dataset: Dataset, seed: int) -> Splits:
     Raises:
         DataError: a class with too few images to appear in all three parts.
     """
+    dataset = dataset.finer or dataset
     private, auxiliary, evaluation = [], [], []
     official = dataset.official_test
     outside = official if official is not None else np.zeros(len(dataset.labels), np.bool_)

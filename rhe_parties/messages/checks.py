@@ -8,7 +8,7 @@ import numpy.typing as npt
 from rhe_parties.errors import FailureCode, MessageError, NumericError
 from rhe_parties.types import AnyArray, UInt8Array
 
-__all__ = ["MAX_NAME_LENGTH", "check_images", "check_name", "check_tensor", "empty"]
+__all__ = ["MAX_NAME_LENGTH", "check_images", "check_layer", "check_name", "check_tensor", "empty"]
 
 MAX_NAME_LENGTH = 256
 
@@ -31,6 +31,21 @@ def check_tensor(array: AnyArray, what: str, dtype: npt.DTypeLike, dimensions: i
         )
     if finite and array.dtype.kind == "f" and not np.isfinite(array).all():
         raise NumericError(f"{what} holds NaN or infinite values")
+
+
+def check_layer(weight: AnyArray, bias: AnyArray, what: str) -> None:
+    """Refuse anything but a float32 weight [out, in] and bias [out] that fit together and are not empty.
+
+    Raises:
+        NumericError: with code BAD_TENSOR (type, rank, shapes) or BAD_VALUE (not finite).
+    """
+    check_tensor(weight, f"{what} weight", np.float32, 2)
+    check_tensor(bias, f"{what} bias", np.float32, 1)
+    if weight.shape[0] != bias.shape[0] or 0 in weight.shape:
+        raise NumericError(
+            f"{what} weight {list(weight.shape)} and bias {list(bias.shape)} do not fit together",
+            FailureCode.BAD_TENSOR,
+        )
 
 
 def check_name(value: str, what: str) -> None:

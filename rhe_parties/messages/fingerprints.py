@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 
 from rhe_parties.he.scheme import framed_sha256
-from rhe_parties.messages.payloads import ClassifyResponse, EncryptedHead, PlainHead
+from rhe_parties.messages.payloads import ClassifyResponse, EncryptedHead, PlainHead, TwoLayerHead
 
 __all__ = ["head_fingerprint", "response_digest", "sealed"]
 
 
-def head_fingerprint(payload: PlainHead | EncryptedHead) -> str:
+def head_fingerprint(payload: PlainHead | TwoLayerHead | EncryptedHead) -> str:
     """SHA-256, hexadecimal, over everything of a head that the host installs; owner and host compute it alike."""
     if isinstance(payload, PlainHead):
         parts = [payload.backbone_fingerprint.encode(), payload.weight.tobytes(), payload.bias.tobytes()]
+    elif isinstance(payload, TwoLayerHead):
+        layers = (payload.hidden_weight, payload.hidden_bias, payload.weight, payload.bias)
+        parts = [payload.backbone_fingerprint.encode(), payload.activation.encode(), *(a.tobytes() for a in layers)]
     else:
         parts = [payload.backbone_fingerprint.encode(), payload.key_fingerprint.encode(), *payload.ciphertexts]
     return framed_sha256(b"", parts).hex()

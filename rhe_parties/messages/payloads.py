@@ -21,7 +21,8 @@ from rhe_parties.messages.adversarial import (
     ClientAdmitted,
     ViewPart,
 )
-from rhe_parties.messages.checks import check_images, check_name, check_tensor, empty
+from rhe_parties.messages.checks import check_images, check_layer, check_name, check_tensor, empty
+from rhe_parties.model.activations import ACTIVATIONS
 from rhe_parties.types import FloatArray, IntArray, UInt8Array
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "ResponsePart",
     "RotateKey",
     "TrainHead",
+    "TwoLayerHead",
     "ViewPart",
     "payload_kind",
 ]
@@ -132,11 +134,37 @@ class PlainHead:
 
     def __post_init__(self) -> None:
         check_name(self.head_id, "head_id")
-        check_tensor(self.weight, "head weight", np.float32, 2)
-        check_tensor(self.bias, "head bias", np.float32, 1)
-        if self.weight.shape[0] != self.bias.shape[0] or 0 in self.weight.shape:
+        check_layer(self.weight, self.bias, "head")
+
+
+@dataclass(frozen=True)
+class TwoLayerHead:
+    """A binary head with a hidden layer, in the clear: class 1 where the output is above 0.
+
+    `hidden_weight` float32 [H, D], `hidden_bias` [H], `activation` `relu` or `square`, `weight` [1, H], `bias` [1].
+    """
+
+    head_id: str
+    activation: str
+    hidden_weight: FloatArray
+    hidden_bias: FloatArray
+    weight: FloatArray
+    bias: FloatArray
+    backbone_fingerprint: str
+
+    def __post_init__(self) -> None:
+        check_name(self.head_id, "head_id")
+        if self.activation not in ACTIVATIONS:
+            raise MessageError(
+                FailureCode.MALFORMED,
+                f"activation {self.activation[:32]!r} is unknown (known: {', '.join(ACTIVATIONS)})",
+            )
+        check_layer(self.hidden_weight, self.hidden_bias, "hidden")
+        check_layer(self.weight, self.bias, "output")
+        if self.weight.shape != (1, len(self.hidden_bias)):
             raise NumericError(
-                f"head weight {list(self.weight.shape)} and bias {list(self.bias.shape)} do not fit together",
+                f"output weight {list(self.weight.shape)} of a binary head with {len(self.hidden_bias)} hidden units; "
+                f"expected {[1, len(self.hidden_bias)]}",
                 FailureCode.BAD_TENSOR,
             )
 
@@ -303,6 +331,7 @@ Payload: TypeAlias = (
     | PublicMaterial
     | TrainHead
     | PlainHead
+    | TwoLayerHead
     | EncryptedHead
     | HeadInstalled
     | HeadNotice
@@ -331,6 +360,7 @@ PAYLOADS: dict[str, type[Payload]] = {
     "public_material": PublicMaterial,
     "train_head": TrainHead,
     "plain_head": PlainHead,
+    "two_layer_head": TwoLayerHead,
     "encrypted_head": EncryptedHead,
     "head_installed": HeadInstalled,
     "head_notice": HeadNotice,

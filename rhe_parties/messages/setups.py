@@ -49,12 +49,14 @@ class BackboneSpec:
 
 @dataclass(frozen=True)
 class RecipeSpec:
-    """The head's training recipe (`rhe_parties.model.head.Recipe`)."""
+    """The head's training recipe (`rhe_parties.model.head.Recipe`); with `hidden` units it has two layers."""
 
     learning_rate: float
     weight_decay: float
     init_std: float
     epochs: int
+    hidden: int = 0
+    activation: str = "relu"
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,10 @@ class KeyHolderSetup:
 
 @dataclass(frozen=True)
 class AdversarySetup:
-    """The adversary's prior knowledge: backbone, recipe, and auxiliary images disjoint from the private ones."""
+    """The adversary's prior knowledge: backbone, recipe, and auxiliary images disjoint from the private ones.
+
+    `kinds` and `auxiliary_kinds` int64 [n] where training sets are balanced over something finer than the classes.
+    """
 
     backbone: BackboneSpec
     recipe: RecipeSpec
@@ -123,6 +128,8 @@ class AdversarySetup:
     auxiliary_labels: IntArray
     threads: int
     workers: int
+    kinds: int = 0
+    auxiliary_kinds: IntArray | None = None
 
 
 PartySetup: TypeAlias = DataOwnerSetup | ModelHostSetup | KeyHolderSetup | AdversarySetup

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from rhe_parties.metrics.baselines import pixel_baselines
-from rhe_parties.metrics.extraction import measure_head, queries_used
+from rhe_parties.metrics.extraction import Head, measure_head, queries_used
 from rhe_parties.metrics.inputs import input_errors, measure_inputs
 from rhe_parties.metrics.intervals import rate_interval
 from rhe_parties.metrics.membership import measure_membership
@@ -25,7 +25,6 @@ from rhe_parties.metrics.reconstruction import (
     tpr_at_fpr,
 )
 from rhe_parties.metrics.truth import GroundTruth, Measured, MeasuredClaim, check_shape, measured
-from rhe_parties.model.head import LinearHead
 from rhe_parties.types import AnyArray, FloatArray
 
 __all__ = ["DECIDING", "PRIMARY", "deciding", "measure_claim", "verdict"]
@@ -58,7 +57,7 @@ DECIDING = (
 def measure_claim(
     claim: MeasuredClaim,
     truth: GroundTruth,
-    heads: Sequence[LinearHead],
+    heads: Sequence[Head],
     generator: np.random.Generator,
     features_of: FeaturesOf | None = None,
 ) -> list[Measured]:
@@ -155,7 +154,7 @@ def _pictures(
 def _others(
     claim: MeasuredClaim,
     truth: GroundTruth,
-    heads: Sequence[LinearHead],
+    heads: Sequence[Head],
     generator: np.random.Generator,
     whole: bool = True,
 ) -> list[Measured]:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 
 from rhe_parties.metrics.intervals import bootstrap_means, rate_interval
 from rhe_parties.metrics.truth import GroundTruth, Measured, MeasuredClaim, check_shape, measured
+from rhe_parties.model.binary_head import BinaryHead
 from rhe_parties.model.head import LinearHead
 from rhe_parties.types import AnyArray, FloatArray, IntArray
 
-__all__ = ["measure_head", "queries_used"]
+__all__ = ["Head", "measure_head", "queries_used"]
+
+Head: TypeAlias = LinearHead | BinaryHead
 
 # Other heads that each claim is compared with for what any head of the task would give.
 _OTHERS = 16
 
 
 def measure_head(
-    claim: MeasuredClaim, truth: GroundTruth, heads: Sequence[LinearHead], generator: np.random.Generator
+    claim: MeasuredClaim, truth: GroundTruth, heads: Sequence[Head], generator: np.random.Generator
 ) -> list[Measured]:
     """Cosine of the weights and, where the truth holds features to compare on, agreement of the decisions.
 
@@ -36,7 +40,9 @@ def measure_head(
     if biases is None:
         biases = np.zeros((len(heads), classes), dtype=np.float32)
     check_shape("biases", biases, (len(heads), classes))
-    found = [head_cosine(weights, heads, generator)]
+    linear = [head for head in heads if isinstance(head, LinearHead)]
+    # A linear copy of a head with a hidden layer has no weights to compare, but it decides.
+    found = [head_cosine(weights, linear, generator)] if len(linear) == len(heads) else []
     for name, features in (
         ("extraction_agreement", truth.agreement_features),
         ("extraction_agreement_mixes", truth.random_features),
@@ -72,17 +78,24 @@ def _decisions(weights: AnyArray, biases: AnyArray, features: FloatArray) -> Int
     return decided
 
 
+def _true_decisions(head: Head, features: FloatArray) -> IntArray:
+    if isinstance(head, LinearHead):
+        return _decisions(head.weight, head.bias, features)
+    decided: IntArray = np.argmax(head.logits(features), axis=1)
+    return decided
+
+
 def _agreement(
     name: str,
     weights: FloatArray,
     biases: FloatArray,
-    heads: Sequence[LinearHead],
+    heads: Sequence[Head],
     features: FloatArray,
     generator: np.random.Generator,
 ) -> Measured:
     """Share of equal decisions on features [F, D]."""
     claimed = np.stack([_decisions(w, b, features) for w, b in zip(weights, biases, strict=True)])
-    true = np.stack([_decisions(head.weight, head.bias, features) for head in heads])
+    true = np.stack([_true_decisions(head, features) for head in heads])
     hits = (claimed == true).astype(np.float64)
     chance = float(np.mean([(claimed == np.roll(true, shift, axis=0)).mean() for shift in _shifts(len(heads))]))
     return measured(name, float(hits.mean()), rate_interval(hits, generator), hits.size, len(hits), chance)

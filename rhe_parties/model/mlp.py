@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rhe_parties.errors import NumericError, ParameterError, unknown_name
+from rhe_parties.model.activations import ACTIVATIONS
 from rhe_parties.model.head import check_training_sets, weights_digest
 from rhe_parties.rng import torch_stream
 from rhe_parties.threads import limited_threads
@@ -35,7 +36,6 @@ from rhe_parties.types import AnyArray, FloatArray, IntArray
 
 __all__ = ["ACTIVATIONS", "DeepHead", "DeepRecipe", "train_deep_head", "train_deep_heads"]
 
-ACTIVATIONS = ("relu", "square")
 _CHUNK_BYTES = 64 << 20  # of float64 work space; heads are independent
 
 Layer = tuple[FloatArray, FloatArray]

@@ -18,13 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rhe_parties.errors import NumericError, ParameterError, unknown_name
+from rhe_parties.model.activations import ACTIVATIONS
 from rhe_parties.model.dual import check_pool, check_sets
 from rhe_parties.rng import stream_seed
 from rhe_parties.types import FloatArray, IntArray
 
 __all__ = ["ACTIVATIONS", "LOSSES", "OPTIMISERS", "BatchRecipe", "parameter_count", "split_parameters", "train_batch"]
 
-ACTIVATIONS = ("relu", "square")
 LOSSES = ("binary", "classes")
 OPTIMISERS = ("sgd", "adam")
 _BETAS, _EPSILON = (0.9, 0.999), 1e-8  # torch's defaults

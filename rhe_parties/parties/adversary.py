@@ -36,6 +36,9 @@ from rhe_parties.types import FloatArray, IntArray
 
 __all__ = ["AdversarySeat"]
 
+# What a strategy lacks that was written for linear heads alone, where the recipe says that heads have a hidden layer.
+_LINEAR_HEADS = "linear heads (these have a hidden layer)"
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -168,6 +171,10 @@ class AdversarySeat(Party):
         held = view.holds() | challenge_holds(payload.challenge)
         if payload.variant == CIPHERTEXT and (not needs or Observation.ENCRYPTED_HEAD not in held):
             return _report(payload, "not-applicable")
+        if self._prior.two_layer is not None:
+            if cls.two_layer_needs is None:
+                return _report(payload, "blocked", missing=(_LINEAR_HEADS,))
+            needs = cls.two_layer_needs if payload.variant == AS_IS else needs
         missing = sorted(str(need) for need in needs - held)
         if missing:
             return _report(payload, "blocked", missing=tuple(missing))
@@ -189,7 +196,10 @@ class AdversarySeat(Party):
             oracle=oracle,
             challenge=payload.challenge,
         )
-        run = strategy.attack if payload.variant == AS_IS else strategy.attack_ciphertexts
+        if payload.variant == CIPHERTEXT:
+            run = strategy.attack_ciphertexts
+        else:
+            run = strategy.attack if self._prior.two_layer is None else strategy.attack_two_layer
         return run(view, self._prior, context)
 
     def _note(self, fraction: float, text: str) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rhe_parties.attacks.pools import Pool
     from rhe_parties.model.backbone import Backbone
     from rhe_parties.model.head import Recipe
+    from rhe_parties.model.two_layer import BatchRecipe
 
 __all__ = ["build_party"]
 
@@ -76,7 +77,7 @@ def _data_owner(run_id: str, role: DataOwnerSetup) -> Party:
     return DataOwner(
         run_id,
         _backbone(role.backbone),
-        _recipe(role.recipe),
+        _two_layer_recipe(role.recipe) if role.recipe.hidden else _linear_recipe(role.recipe),
         defence,
         role.classes,
         role.images,
@@ -88,17 +89,19 @@ def _data_owner(run_id: str, role: DataOwnerSetup) -> Party:
 
 
 def _adversary(run_id: str, role: AdversarySetup, pool: Pool | None) -> Party:
-    from rhe_parties.attacks.base import PriorKnowledge
+    from rhe_parties.attacks.base import FinerLabels, PriorKnowledge
     from rhe_parties.attacks.pools import ThreadPool
     from rhe_parties.parties.adversary import AdversarySeat
 
     prior = PriorKnowledge(
         backbone=_backbone(role.backbone),
-        recipe=_recipe(role.recipe),
+        recipe=_linear_recipe(role.recipe),
         classes=role.classes,
         images_per_class=role.images_per_class,
         auxiliary_images=role.auxiliary_images,
         auxiliary_labels=role.auxiliary_labels,
+        two_layer=_two_layer_recipe(role.recipe) if role.recipe.hidden else None,
+        finer=None if role.auxiliary_kinds is None else FinerLabels(role.auxiliary_kinds, role.kinds),
     )
     return AdversarySeat(run_id, prior, pool or ThreadPool(role.threads))
 
@@ -125,7 +128,15 @@ def _device(name: str) -> str:
     return name
 
 
-def _recipe(spec: RecipeSpec) -> Recipe:
+def _linear_recipe(spec: RecipeSpec) -> Recipe:
     from rhe_parties.model.head import Recipe
 
     return Recipe(spec.learning_rate, spec.weight_decay, spec.init_std, spec.epochs)
+
+
+def _two_layer_recipe(spec: RecipeSpec) -> BatchRecipe:
+    from rhe_parties.model.two_layer import BatchRecipe
+
+    return BatchRecipe(
+        spec.learning_rate, spec.weight_decay, spec.init_std, spec.epochs, spec.hidden, spec.activation, "binary"
+    )

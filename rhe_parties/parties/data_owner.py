@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from rhe_parties.defences.base import Defence
 from rhe_parties.errors import FailureCode, ProtocolError
+from rhe_parties.he.heads import encrypt_head
 from rhe_parties.he.scheme import HeadEncryptor, PublicMaterial, make_encryptor
 from rhe_parties.messages import Envelope
 from rhe_parties.messages.fingerprints import head_fingerprint
@@ -18,10 +19,13 @@ from rhe_parties.messages.payloads import (
     PlainHead,
     PublicMaterialRequest,
     TrainHead,
+    TwoLayerHead,
 )
 from rhe_parties.messages.setups import MAX_HEADS
 from rhe_parties.model.backbone import Backbone
+from rhe_parties.model.binary_head import BinaryHead
 from rhe_parties.model.head import LinearHead, Recipe
+from rhe_parties.model.two_layer import BatchRecipe
 from rhe_parties.parties.base import Asker, Party
 from rhe_parties.rng import stream_seed
 from rhe_parties.threat.model import DATA_OWNER, KEY_HOLDER, LABORATORY, MODEL_HOST
@@ -35,7 +39,7 @@ class _Pending:
     """A head that was sent to the host: on whose errand, and what must come back."""
 
     asker: Asker
-    head: LinearHead
+    head: LinearHead | BinaryHead
     fingerprint: str
     scale: float
 
@@ -44,6 +48,7 @@ class DataOwner(Party):
     """Holds the private images; nothing but heads, public requests and fingerprints ever leaves it.
 
     Args:
+        recipe: of linear heads, or of binary heads with a hidden layer.
         images: uint8 [n, C, H, W], the private pool.
         labels: int64 [n].
         sets: int64 [V, N], the training images of each head.
@@ -54,7 +59,7 @@ class DataOwner(Party):
         self,
         run_id: str,
         backbone: Backbone,
-        recipe: Recipe,
+        recipe: Recipe | BatchRecipe,
         defence: Defence,
         classes: int,
         images: UInt8Array,
@@ -77,9 +82,9 @@ class DataOwner(Party):
         self._encryptor: HeadEncryptor | None = None
         self._key = ""
         # Heads on their way: waiting for a key, sent to the host, and confirmed by the key holder.
-        self._waiting: list[tuple[Asker, str, LinearHead]] = []
+        self._waiting: list[tuple[Asker, str, LinearHead | BinaryHead]] = []
         self._pending: dict[str, _Pending] = {}
-        self._installed: dict[str, LinearHead] = {}
+        self._installed: dict[str, LinearHead | BinaryHead] = {}
         self._handlers |= {
             TrainHead: self._on_train_head,
             PublicMaterial: self._on_public_material,
@@ -103,27 +108,35 @@ class DataOwner(Party):
         self._waiting.append((asker, payload.head_id, head))
         return [self.send(KEY_HOLDER, PublicMaterialRequest(), cause=envelope)]
 
-    def _train(self, index: int) -> LinearHead:
+    def _train(self, index: int) -> LinearHead | BinaryHead:
         if self._features is None:
             self._features = self._backbone.extract(self._images)
         rows = self._sets[index]
         seed = stream_seed(self._seed, "victim-head", index)
-        return self._defence.train(self._features[rows], self._labels[rows], self._classes, self._recipe, seed)
+        features, labels = self._features[rows], self._labels[rows]
+        if isinstance(self._recipe, BatchRecipe):
+            return self._defence.train_two_layer(features, labels, self._recipe, seed)
+        return self._defence.train(features, labels, self._classes, self._recipe, seed)
 
-    def _sent(self, asker: Asker, head_id: str, head: LinearHead) -> Envelope:
+    def _sent(self, asker: Asker, head_id: str, head: LinearHead | BinaryHead) -> Envelope:
         """The head on its way to the host, encrypted where the defence says so."""
         payload, scale = self._payload(head_id, head)
         self._pending[head_id] = _Pending(asker, head, head_fingerprint(payload), scale)
         return self.send(MODEL_HOST, payload, cause=asker)
 
-    def _payload(self, head_id: str, head: LinearHead) -> tuple[PlainHead | EncryptedHead, float]:
+    def _payload(
+        self, head_id: str, head: LinearHead | BinaryHead
+    ) -> tuple[PlainHead | TwoLayerHead | EncryptedHead, float]:
         backbone = self._backbone.fingerprint
-        if not self._defence.encrypts:
+        if self._defence.encrypts:
+            if self._encryptor is None:
+                raise ProtocolError(FailureCode.UNEXPECTED, "no public key material has arrived yet")
+            held, scale = encrypt_head(self._encryptor, head)
+            return EncryptedHead(head_id, held.key_fingerprint, backbone, held.ciphertexts), scale
+        if isinstance(head, LinearHead):
             return PlainHead(head_id, head.weight, head.bias, backbone), 0.0
-        if self._encryptor is None:
-            raise ProtocolError(FailureCode.UNEXPECTED, "no public key material has arrived yet")
-        held, scale = self._encryptor.encrypt(head.weight, head.bias)
-        return EncryptedHead(head_id, held.key_fingerprint, backbone, held.ciphertexts), scale
+        weight, bias = head.deep.layers[1]
+        return TwoLayerHead(head_id, head.deep.activation, *head.hidden_layer, weight, bias, backbone), 0.0
 
     def _on_public_material(self, envelope: Envelope, payload: PublicMaterial) -> list[Envelope]:
         """Encrypt what waits; under a new key also everything that was encrypted under the one before."""

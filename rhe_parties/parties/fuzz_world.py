@@ -29,8 +29,10 @@ from rhe_parties.messages.payloads import (
     PlainHead,
     RotateKey,
     TrainHead,
+    TwoLayerHead,
+    payload_kind,
 )
-from rhe_parties.model.backbone import load_backbone
+from rhe_parties.model.backbone import Backbone, load_backbone
 from rhe_parties.model.head import Recipe
 from rhe_parties.parties.base import Party
 from rhe_parties.parties.data_owner import DataOwner
@@ -105,7 +107,7 @@ class FuzzWorld:
             ordered = np.sort(logits, axis=1)
             clear = np.flatnonzero(ordered[:, -1] - ordered[:, -2] > _CLEAR * (ordered[:, -1] - ordered[:, 0]))
             self.questions[head_id] = [(int(i), int(logits[i].argmax())) for i in clear[:_QUESTIONS]]
-        self._plain = PlainHead(HEADS[0], heads[0].weight, heads[0].bias, backbone.fingerprint)
+        self._heads_in_clear = _heads_in_clear(dataset.classes, backbone)
 
     def envelope(self, recipient: str, payload: Payload, sender: str = LABORATORY) -> tuple[bytes, int]:
         """A new envelope, serialised, and its number."""
@@ -186,9 +188,21 @@ class FuzzWorld:
         """Payloads that an encrypted run never carries between these parties."""
         report = ClaimReport("x", "as-is", "claim", note_names=("n",), note_values=("v",))
         return [
-            (MODEL_HOST, "plain_head", self._plain, DATA_OWNER),
+            *((MODEL_HOST, payload_kind(head), head, DATA_OWNER) for head in self._heads_in_clear),
             (KEY_HOLDER, "failure", Failure(MODEL_HOST, int(FailureCode.BAD_VALUE), "spoilt"), MODEL_HOST),
             (MODEL_HOST, "claim_report", report, ADVERSARY),
             (KEY_HOLDER, "admit_client", AdmitClient(ADVERSARY, 1), ADVERSARY),
             (KEY_HOLDER, "elided", Elided("decision", 100, bytes(32)), MODEL_HOST),
         ]
+
+
+def _heads_in_clear(classes: int, backbone: Backbone) -> tuple[PlainHead, TwoLayerHead]:
+    """Heads that a host without encryption would install, both as the first of `HEADS`."""
+    width, hidden = backbone.features, 3
+    linear = np.ones((classes, width), np.float32), np.zeros(classes, np.float32)
+    layers = np.ones((hidden, width), np.float32), np.zeros(hidden, np.float32)
+    outputs = np.ones((1, hidden), np.float32), np.zeros(1, np.float32)
+    return (
+        PlainHead(HEADS[0], *linear, backbone.fingerprint),
+        TwoLayerHead(HEADS[0], "relu", *layers, *outputs, backbone.fingerprint),
+    )

@@ -25,10 +25,13 @@ from rhe_parties.messages.payloads import (
     PlainHead,
     PublicMaterialRequest,
     ResponsePart,
+    TwoLayerHead,
 )
 from rhe_parties.messages.setups import MAX_GATHERED, MAX_HEADS, MAX_IMAGES
 from rhe_parties.model.backbone import Backbone
+from rhe_parties.model.binary_head import BinaryHead
 from rhe_parties.model.head import LinearHead
+from rhe_parties.model.mlp import DeepHead
 from rhe_parties.parties.base import Asker, Party
 from rhe_parties.parties.gather import Gatherer
 from rhe_parties.parties.recent import RecentIds
@@ -60,7 +63,7 @@ class HostLimits:
 
 @dataclass(frozen=True)
 class _Installed:
-    head: LinearHead | HeadEvaluator
+    head: LinearHead | BinaryHead | HeadEvaluator
     fingerprint: str
     key_fingerprint: str
 
@@ -108,6 +111,7 @@ class ModelHost(Party):
         self._sent: OrderedDict[int, list[_Held]] = OrderedDict()
         self._handlers |= {
             PlainHead: self._on_plain_head,
+            TwoLayerHead: self._on_two_layer_head,
             EncryptedHead: self._on_encrypted_head,
             PublicMaterial: self._on_public_material,
             ClassifyRequest: self._on_classify,
@@ -130,13 +134,23 @@ class ModelHost(Party):
     def _on_plain_head(self, envelope: Envelope, payload: PlainHead) -> list[Envelope]:
         self.require_sender(envelope, DATA_OWNER)
         self._check_head(payload.head_id, payload.backbone_fingerprint)
-        if payload.weight.shape[1] != self._backbone.features:
+        self._check_width(payload.head_id, payload.weight)
+        return self._install(envelope, payload, LinearHead(payload.weight, payload.bias))
+
+    def _on_two_layer_head(self, envelope: Envelope, payload: TwoLayerHead) -> list[Envelope]:
+        self.require_sender(envelope, DATA_OWNER)
+        self._check_head(payload.head_id, payload.backbone_fingerprint)
+        self._check_width(payload.head_id, payload.hidden_weight)
+        layers = (payload.hidden_weight, payload.hidden_bias), (payload.weight, payload.bias)
+        return self._install(envelope, payload, BinaryHead(DeepHead(layers, payload.activation)))
+
+    def _check_width(self, head_id: str, weight: FloatArray) -> None:
+        if weight.shape[1] != self._backbone.features:
             raise NumericError(
-                f"head {payload.head_id[:64]!r} takes {payload.weight.shape[1]} features, "
+                f"head {head_id[:64]!r} takes {weight.shape[1]} features, "
                 f"{self._backbone.name} gives {self._backbone.features}",
                 FailureCode.BAD_TENSOR,
             )
-        return self._install(envelope, payload, LinearHead(payload.weight, payload.bias))
 
     def _on_encrypted_head(self, envelope: Envelope, payload: EncryptedHead) -> list[Envelope]:
         self.require_sender(envelope, DATA_OWNER)
@@ -212,7 +226,10 @@ class ModelHost(Party):
         return self._install(request, payload, head)
 
     def _install(
-        self, request: Envelope, payload: PlainHead | EncryptedHead, head: LinearHead | HeadEvaluator
+        self,
+        request: Envelope,
+        payload: PlainHead | TwoLayerHead | EncryptedHead,
+        head: LinearHead | BinaryHead | HeadEvaluator,
     ) -> list[Envelope]:
         # What was asked of the head that was there before is answered by it.
         replies = self._answers([self._gatherer.take(payload.head_id)])
@@ -288,7 +305,7 @@ class ModelHost(Party):
         sizes = [len(request.images) for request in requests]
         plain, saturated = empty(np.float32), 0
         ciphertexts: tuple[bytes, ...] = ()
-        if isinstance(installed.head, LinearHead):
+        if isinstance(installed.head, LinearHead | BinaryHead):
             with np.errstate(over="ignore"):  # a response refuses infinite logits
                 plain = installed.head.logits(features)
         else:

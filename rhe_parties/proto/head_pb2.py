@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from rhe_parties.proto import tensor_pb2 as rhe__parties_dot_proto_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1crhe_parties/proto/head.proto\x12\x0erhe_parties.v1\x1a\x1erhe_parties/proto/tensor.proto\"/\n\tTrainHead\x12\x0f\n\x07head_id\x18\x01 \x01(\t\x12\x11\n\tset_index\x18\x02 \x01(\r\"\x88\x01\n\tPlainHead\x12\x0f\n\x07head_id\x18\x01 \x01(\t\x12&\n\x06weight\x18\x02 \x01(\x0b\x32\x16.rhe_parties.v1.Tensor\x12$\n\x04\x62ias\x18\x03 \x01(\x0b\x32\x16.rhe_parties.v1.Tensor\x12\x1c\n\x14\x62\x61\x63kbone_fingerprint\x18\x04 \x01(\t\"l\n\rEncryptedHead\x12\x0f\n\x07head_id\x18\x01 \x01(\t\x12\x17\n\x0fkey_fingerprint\x18\x02 \x01(\t\x12\x1c\n\x14\x62\x61\x63kbone_fingerprint\x18\x03 \x01(\t\x12\x13\n\x0b\x63iphertexts\x18\x04 \x03(\x0c\"5\n\rHeadInstalled\x12\x0f\n\x07head_id\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\"\x85\x01\n\nHeadNotice\x12\x0f\n\x07head_id\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x11\n\tencrypted\x18\x03 \x01(\x08\x12\x14\n\x0cweight_scale\x18\x04 \x01(\x01\x12\x0f\n\x07\x63lasses\x18\x05 \x01(\r\x12\x17\n\x0fkey_fingerprint\x18\x06 \x01(\t\"\x1c\n\tHeadReady\x12\x0f\n\x07head_id\x18\x01 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1crhe_parties/proto/head.proto\x12\x0erhe_parties.v1\x1a\x1erhe_parties/proto/tensor.proto\"/\n\tTrainHead\x12\x0f\n\x07head_id\x18\x01 \x01(\t\x12\x11\n\tset_index\x18\x02 \x01(\r\"\x88\x01\n\tPlainHead\x12\x0f\n\x07head_id\x18\x01 \x01(\t\x12&\n\x06weight\x18\x02 \x01(\x0b\x32\x16.rhe_parties.v1.Tensor\x12$\n\x04\x62ias\x18\x03 \x01(\x0b\x32\x16.rhe_parties.v1.Tensor\x12\x1c\n\x14\x62\x61\x63kbone_fingerprint\x18\x04 \x01(\t\"\xfb\x01\n\x0cTwoLayerHead\x12\x0f\n\x07head_id\x18\x01 \x01(\t\x12\x12\n\nactivation\x18\x02 \x01(\t\x12-\n\rhidden_weight\x18\x03 \x01(\x0b\x32\x16.rhe_parties.v1.Tensor\x12+\n\x0bhidden_bias\x18\x04 \x01(\x0b\x32\x16.rhe_parties.v1.Tensor\x12&\n\x06weight\x18\x05 \x01(\x0b\x32\x16.rhe_parties.v1.Tensor\x12$\n\x04\x62ias\x18\x06 \x01(\x0b\x32\x16.rhe_parties.v1.Tensor\x12\x1c\n\x14\x62\x61\x63kbone_fingerprint\x18\x07 \x01(\t\"l\n\rEncryptedHead\x12\x0f\n\x07head_id\x18\x01 \x01(\t\x12\x17\n\x0fkey_fingerprint\x18\x02 \x01(\t\x12\x1c\n\x14\x62\x61\x63kbone_fingerprint\x18\x03 \x01(\t\x12\x13\n\x0b\x63iphertexts\x18\x04 \x03(\x0c\"5\n\rHeadInstalled\x12\x0f\n\x07head_id\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\"\x85\x01\n\nHeadNotice\x12\x0f\n\x07head_id\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x11\n\tencrypted\x18\x03 \x01(\x08\x12\x14\n\x0cweight_scale\x18\x04 \x01(\x01\x12\x0f\n\x07\x63lasses\x18\x05 \x01(\r\x12\x17\n\x0fkey_fingerprint\x18\x06 \x01(\t\"\x1c\n\tHeadReady\x12\x0f\n\x07head_id\x18\x01 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,12 +36,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TRAINHEAD']._serialized_end=127
   _globals['_PLAINHEAD']._serialized_start=130
   _globals['_PLAINHEAD']._serialized_end=266
-  _globals['_ENCRYPTEDHEAD']._serialized_start=268
-  _globals['_ENCRYPTEDHEAD']._serialized_end=376
-  _globals['_HEADINSTALLED']._serialized_start=378
-  _globals['_HEADINSTALLED']._serialized_end=431
-  _globals['_HEADNOTICE']._serialized_start=434
-  _globals['_HEADNOTICE']._serialized_end=567
-  _globals['_HEADREADY']._serialized_start=569
-  _globals['_HEADREADY']._serialized_end=597
+  _globals['_TWOLAYERHEAD']._serialized_start=269
+  _globals['_TWOLAYERHEAD']._serialized_end=520
+  _globals['_ENCRYPTEDHEAD']._serialized_start=522
+  _globals['_ENCRYPTEDHEAD']._serialized_end=630
+  _globals['_HEADINSTALLED']._serialized_start=632
+  _globals['_HEADINSTALLED']._serialized_end=685
+  _globals['_HEADNOTICE']._serialized_start=688
+  _globals['_HEADNOTICE']._serialized_end=821
+  _globals['_HEADREADY']._serialized_start=823
+  _globals['_HEADREADY']._serialized_end=851
 # @@protoc_insertion_point(module_scope)

@@ -27,6 +27,24 @@ class PlainHead(_message.Message):
     backbone_fingerprint: str
     def __init__(self, head_id: _Optional[str] = ..., weight: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., bias: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., backbone_fingerprint: _Optional[str] = ...) -> None: ...
 
+class TwoLayerHead(_message.Message):
+    __slots__ = ("head_id", "activation", "hidden_weight", "hidden_bias", "weight", "bias", "backbone_fingerprint")
+    HEAD_ID_FIELD_NUMBER: _ClassVar[int]
+    ACTIVATION_FIELD_NUMBER: _ClassVar[int]
+    HIDDEN_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    HIDDEN_BIAS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    BIAS_FIELD_NUMBER: _ClassVar[int]
+    BACKBONE_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    head_id: str
+    activation: str
+    hidden_weight: _tensor_pb2.Tensor
+    hidden_bias: _tensor_pb2.Tensor
+    weight: _tensor_pb2.Tensor
+    bias: _tensor_pb2.Tensor
+    backbone_fingerprint: str
+    def __init__(self, head_id: _Optional[str] = ..., activation: _Optional[str] = ..., hidden_weight: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., hidden_bias: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., weight: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., bias: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., backbone_fingerprint: _Optional[str] = ...) -> None: ...
+
 class EncryptedHead(_message.Message):
     __slots__ = ("head_id", "key_fingerprint", "backbone_fingerprint", "ciphertexts")
     HEAD_ID_FIELD_NUMBER: _ClassVar[int]

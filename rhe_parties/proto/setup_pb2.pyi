@@ -20,16 +20,20 @@ class BackboneSpec(_message.Message):
     def __init__(self, name: _Optional[str] = ..., weights: _Optional[str] = ..., fingerprint: _Optional[str] = ..., device: _Optional[str] = ...) -> None: ...
 
 class RecipeSpec(_message.Message):
-    __slots__ = ("learning_rate", "weight_decay", "init_std", "epochs")
+    __slots__ = ("learning_rate", "weight_decay", "init_std", "epochs", "hidden", "activation")
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_DECAY_FIELD_NUMBER: _ClassVar[int]
     INIT_STD_FIELD_NUMBER: _ClassVar[int]
     EPOCHS_FIELD_NUMBER: _ClassVar[int]
+    HIDDEN_FIELD_NUMBER: _ClassVar[int]
+    ACTIVATION_FIELD_NUMBER: _ClassVar[int]
     learning_rate: float
     weight_decay: float
     init_std: float
     epochs: int
-    def __init__(self, learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., init_std: _Optional[float] = ..., epochs: _Optional[int] = ...) -> None: ...
+    hidden: int
+    activation: str
+    def __init__(self, learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., init_std: _Optional[float] = ..., epochs: _Optional[int] = ..., hidden: _Optional[int] = ..., activation: _Optional[str] = ...) -> None: ...
 
 class DataOwnerSetup(_message.Message):
     __slots__ = ("backbone", "recipe", "defence", "defence_source", "classes", "seed", "images", "labels", "sets", "threads", "max_heads")
@@ -88,7 +92,7 @@ class KeyHolderSetup(_message.Message):
     def __init__(self, plan: _Optional[_Union[_he_pb2.HeadPlan, _Mapping]] = ..., query_budget: _Optional[int] = ..., release: _Optional[str] = ..., max_images: _Optional[int] = ...) -> None: ...
 
 class AdversarySetup(_message.Message):
-    __slots__ = ("backbone", "recipe", "classes", "images_per_class", "auxiliary_images", "auxiliary_labels", "threads", "workers")
+    __slots__ = ("backbone", "recipe", "classes", "images_per_class", "auxiliary_images", "auxiliary_labels", "threads", "workers", "kinds", "auxiliary_kinds")
     BACKBONE_FIELD_NUMBER: _ClassVar[int]
     RECIPE_FIELD_NUMBER: _ClassVar[int]
     CLASSES_FIELD_NUMBER: _ClassVar[int]
@@ -97,6 +101,8 @@ class AdversarySetup(_message.Message):
     AUXILIARY_LABELS_FIELD_NUMBER: _ClassVar[int]
     THREADS_FIELD_NUMBER: _ClassVar[int]
     WORKERS_FIELD_NUMBER: _ClassVar[int]
+    KINDS_FIELD_NUMBER: _ClassVar[int]
+    AUXILIARY_KINDS_FIELD_NUMBER: _ClassVar[int]
     backbone: BackboneSpec
     recipe: RecipeSpec
     classes: int
@@ -105,7 +111,9 @@ class AdversarySetup(_message.Message):
     auxiliary_labels: _tensor_pb2.Tensor
     threads: int
     workers: int
-    def __init__(self, backbone: _Optional[_Union[BackboneSpec, _Mapping]] = ..., recipe: _Optional[_Union[RecipeSpec, _Mapping]] = ..., classes: _Optional[int] = ..., images_per_class: _Optional[int] = ..., auxiliary_images: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., auxiliary_labels: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., threads: _Optional[int] = ..., workers: _Optional[int] = ...) -> None: ...
+    kinds: int
+    auxiliary_kinds: _tensor_pb2.Tensor
+    def __init__(self, backbone: _Optional[_Union[BackboneSpec, _Mapping]] = ..., recipe: _Optional[_Union[RecipeSpec, _Mapping]] = ..., classes: _Optional[int] = ..., images_per_class: _Optional[int] = ..., auxiliary_images: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., auxiliary_labels: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., threads: _Optional[int] = ..., workers: _Optional[int] = ..., kinds: _Optional[int] = ..., auxiliary_kinds: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
 
 class PartySetup(_message.Message):
     __slots__ = ("run_id", "data_owner", "model_host", "key_holder", "adversary")

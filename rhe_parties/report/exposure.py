@@ -35,6 +35,9 @@ class _Source:
     """Those of `kinds` that carry it in clear although others carry ciphertexts."""
 
 
+_PLAIN_HEADS = frozenset({"plain_head", "two_layer_head"})
+
+
 def _sources(world: WorldRecord, release: str) -> list[_Source]:
     hidden = encrypted(world)
     host = frozenset({"model-host"})
@@ -46,9 +49,7 @@ def _sources(world: WorldRecord, release: str) -> list[_Source]:
     # Under RHE the host computes logits that it cannot read; the key holder at the other end can.
     return [
         _Source("private training images", owner | {"laboratory"} if trained else none, none),
-        _Source(
-            "head weights in clear", owner, frozenset({"plain_head"} if hidden else {"plain_head", "encrypted_head"})
-        ),
+        _Source("head weights in clear", owner, _PLAIN_HEADS if hidden else _PLAIN_HEADS | {"encrypted_head"}),
         _Source("encrypted head", none, frozenset({"encrypted_head"}) if hidden else none, host),
         _Source("secret key", frozenset({"key-holder"}) if "public_material" in kinds else none, none),
         _Source("input images to classify", none, frozenset({"ask_decisions", "classify_request"})),

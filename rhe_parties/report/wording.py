@@ -134,7 +134,7 @@ def encrypted(world: WorldRecord) -> bool:
         # The integer twin travels in the same messages and hides nothing.
         return False
     kinds = {message.kind for message in world.messages}
-    if kinds & {"plain_head", "encrypted_head"}:
+    if kinds & {"plain_head", "two_layer_head", "encrypted_head"}:
         return "encrypted_head" in kinds
     return world.defence == "rhe" or world.scheme != ""
 
@@ -144,6 +144,7 @@ _KINDS = {
     "public_material_request": "asks for the public key",
     "public_material": "public key, encryption plan",
     "plain_head": "trained head, weights in clear",
+    "two_layer_head": "trained two-layer head, weights in clear",
     "encrypted_head": "trained head, weights encrypted",
     "head_installed": "head is installed",
     "head_notice": "fingerprint and scale of the head",
@@ -232,7 +233,7 @@ def world_cost(world: WorldRecord) -> WorldCost:
         messages=sum(m.count for m in world.messages),
         total_bytes=sum(m.total_bytes for m in world.messages),
         predictions=predictions,
-        head=mean(("plain_head", "encrypted_head"), None),
+        head=mean(("plain_head", "two_layer_head", "encrypted_head"), None),
         request=mean(("classify_request",), predictions),
         reply=mean(("classify_response",), predictions),
     )

@@ -14,12 +14,15 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from rhe_parties.data.domains import domain_catalogue
 from rhe_parties.errors import DataError, ParameterError, unknown_name
 from rhe_parties.he.evaluators import BACKENDS
+from rhe_parties.model.activations import ACTIVATIONS
 from rhe_parties.parties.release import parse_release
 from rhe_parties.threat.model import ADVERSARY, PARTIES
 from rhe_parties.transport import TRANSPORTS
 
 __all__ = ["BASELINE", "TASKS", "Parameters", "parse_assignments", "read_parameter_file", "resolve_parameters"]
 
+#: What heads may be trained to tell apart: the dataset's classes, or whether a class's number is odd.
+LABELS = ("classes", "parity")
 #: What an adversary may be asked to find out; see `rhe_parties.runner.tasks`.
 TASKS = ("reconstruction", "membership", "property", "informed", "inversion")
 # Always run: without the claim of an adversary that saw nothing, no other number means anything.
@@ -60,7 +63,12 @@ class Parameters(BaseModel):
     image_size: int = Field(32, ge=8, le=1024, description="side of the images in pixels")
     backbone: str = Field("strokenet", description="strokenet or a torchvision model")
     weights: str = Field("", description="file of backbone weights; empty for the default, random:SEED for none")
-    images_per_class: int = Field(1, ge=1, description="private images per class of one head")
+    labels: str = Field(
+        "classes", description="what heads tell apart: classes, or parity: odd and even numbers of classes"
+    )
+    images_per_class: int = Field(1, ge=1, description="private images per class of one head; classes as in dataset")
+    hidden: int = Field(0, ge=0, le=512, description="units of the head's hidden layer; 0 is a linear head")
+    activation: str = Field("relu", description="of the hidden layer: relu or square")
     victims: int = Field(50, ge=1, description="victim heads, each on private images of its own")
     evaluation_images: int = Field(25, ge=1, description="images that each head decides on, for accuracy")
     auxiliary_images: int = Field(20_000, ge=1, description="most images that the adversary is given")
@@ -195,6 +203,10 @@ def _check_names(parameters: Parameters) -> None:
         raise unknown_name("task", parameters.task, TASKS)
     if parameters.device not in ("auto", "cpu", "cuda"):
         raise unknown_name("device", parameters.device, ("auto", "cpu", "cuda"))
+    if parameters.labels not in LABELS:
+        raise unknown_name("labels", parameters.labels, LABELS)
+    if parameters.activation not in ACTIVATIONS:
+        raise unknown_name("activation", parameters.activation, ACTIVATIONS)
     if len(parameters.worlds) < 2:
         raise ParameterError(
             f"worlds={','.join(parameters.worlds)!r}: a scenario compares at least two, such as none,rhe"

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from rhe_parties.attacks.base import ADVERSARIES, AS_IS, CIPHERTEXT, Strategy, parse_options
-from rhe_parties.data.datasets import Dataset, load_dataset, to_unit
+from rhe_parties.data.datasets import Dataset, load_dataset, to_unit, with_parity
 from rhe_parties.data.splits import Splits, split_dataset
 from rhe_parties.defences.base import DEFENCES, Defence
 from rhe_parties.errors import DataError, NumericError, ParameterError, unknown_name
@@ -19,10 +19,13 @@ from rhe_parties.he.planner import plan_head
 from rhe_parties.he.scheme import scheme_catalogue
 from rhe_parties.metrics.reconstruction import GroundTruth
 from rhe_parties.model.backbone import Backbone, load_backbone
-from rhe_parties.model.head import LinearHead, Recipe, initial_weights, train_head
+from rhe_parties.model.binary_head import BinaryHead
+from rhe_parties.model.head import LinearHead, Recipe, initial_weights
+from rhe_parties.model.two_layer import BatchRecipe
 from rhe_parties.parties.release import parse_release
 from rhe_parties.registry import read_plugin_source
 from rhe_parties.rng import numpy_stream, stream_seed
+from rhe_parties.runner.heads import check_classes, check_hidden, head_recipe, true_heads
 from rhe_parties.runner.parameters import BASELINE, Parameters
 from rhe_parties.runner.tasks import Task, evaluation_with_members, make_task, with_initial_weights
 from rhe_parties.threat.model import KEY_HOLDER, KNOWLEDGE, LABORATORY, ThreatModel
@@ -104,9 +107,9 @@ class Laboratory:
     dataset: Dataset
     splits: Splits
     backbone: Backbone
-    recipe: Recipe
+    recipe: Recipe | BatchRecipe
     truth: GroundTruth
-    heads: list[LinearHead]
+    heads: list[LinearHead | BinaryHead]
     private_images: UInt8Array
     private_labels: IntArray
     auxiliary: IntArray
@@ -197,7 +200,11 @@ def prepare(parameters: Parameters) -> Laboratory:
 
 def _prepare(parameters: Parameters) -> Laboratory:
     worlds, attackers = resolve_worlds(parameters), resolve_attackers(parameters)
+    check_hidden(parameters, [(world.name, world.defence, world.scheme) for world in worlds])
     dataset = load_dataset(parameters.dataset, parameters.data_root, parameters.image_size)
+    if parameters.labels == "parity":
+        dataset = with_parity(dataset)
+    check_classes(parameters, dataset.classes)
     weights = parameters.weights if parameters.weights.startswith("random:") else _path(parameters.weights)
     backbone = load_backbone(parameters.backbone, weights)
     splits = split_dataset(dataset, parameters.seed)
@@ -213,7 +220,7 @@ def _prepare(parameters: Parameters) -> Laboratory:
             input_labels=dataset.labels[evaluation],
             input_members=members,
         )
-    recipe = _recipe(parameters)
+    recipe = head_recipe(parameters)
     if parameters.initial_weights:
         seeds = [stream_seed(parameters.seed, "victim-head", index) for index in range(len(task.sets))]
         task = with_initial_weights(task, initial_weights(seeds, dataset.classes, backbone.features, recipe.init_std))
@@ -227,7 +234,7 @@ def _prepare(parameters: Parameters) -> Laboratory:
         backbone=backbone,
         recipe=recipe,
         truth=truth,
-        heads=[_true_head(truth, index, recipe, parameters.seed) for index in range(len(truth.sets))],
+        heads=true_heads(truth, recipe, parameters.seed),
         private_images=dataset.images[splits.private],
         private_labels=truth.labels,
         auxiliary=auxiliary,
@@ -306,28 +313,6 @@ def _features_of(backbone: Backbone, dataset: Dataset, indices: IntArray) -> Flo
     return backbone.extract(dataset.images[unique])[place.reshape(indices.shape)]
 
 
-def _recipe(parameters: Parameters) -> Recipe:
-    paper = Recipe.paper(parameters.backbone, parameters.images_per_class)
-    return Recipe(
-        paper.learning_rate if parameters.learning_rate is None else parameters.learning_rate,
-        paper.weight_decay if parameters.weight_decay is None else parameters.weight_decay,
-        paper.init_std if parameters.init_std is None else parameters.init_std,
-        paper.epochs if parameters.epochs is None else parameters.epochs,
-    )
-
-
-def _true_head(truth: GroundTruth, index: int, recipe: Recipe, seed: int) -> LinearHead:
-    """The float head as the owner trains it without a defence: the reference for decisions and weights."""
-    rows = truth.sets[index]
-    return train_head(
-        truth.features[rows],
-        truth.labels[rows],
-        truth.classes,
-        recipe,
-        stream_seed(seed, "victim-head", index),
-    )
-
-
 def _feature_norm(parameters: Parameters, backbone: Backbone, public: UInt8Array) -> float:
     """Public bound of a feature vector's norm: given, or read off auxiliary images (never private ones)."""
     if parameters.feature_norm is not None:
@@ -340,7 +325,9 @@ def _with_plan(world: World, parameters: Parameters, shape: tuple[int, int], nor
     if not world.scheme:
         return world
     p = parameters
-    plan = plan_head(*shape, (), p.batch, p.logit_error, scheme=world.scheme, feature_norm=norm)
+    plan = plan_head(
+        *shape, (p.hidden,) if p.hidden else (), p.batch, p.logit_error, scheme=world.scheme, feature_norm=norm
+    )
     return dataclasses.replace(world, plan=plan)
 
 

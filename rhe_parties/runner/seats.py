@@ -17,6 +17,7 @@ from rhe_parties.messages.setups import (
     RecipeSpec,
     encode_setup,
 )
+from rhe_parties.model.two_layer import BatchRecipe
 from rhe_parties.rng import numpy_stream
 from rhe_parties.runner.plan import Laboratory, World
 from rhe_parties.threat.model import DATA_OWNER, KEY_HOLDER, MODEL_HOST
@@ -32,6 +33,8 @@ def _backbone(lab: Laboratory) -> BackboneSpec:
 
 def _recipe(lab: Laboratory) -> RecipeSpec:
     r = lab.recipe
+    if isinstance(r, BatchRecipe):
+        return RecipeSpec(r.learning_rate, r.weight_decay, r.init_std, r.epochs, r.hidden, r.activation)
     return RecipeSpec(r.learning_rate, r.weight_decay, r.init_std, r.epochs)
 
 
@@ -67,30 +70,33 @@ def party_setups(lab: Laboratory, world: World) -> dict[str, bytes]:
     return {party: encode_setup(lab.run_id, setup) for party, setup in setups.items()}
 
 
-def _auxiliary(lab: Laboratory) -> tuple[UInt8Array, IntArray]:
-    """The adversary's images and labels; where foreign ones are mixed in, as many of each kind and no labels."""
-    images, labels = lab.dataset.images[lab.auxiliary], lab.dataset.labels[lab.auxiliary]
+def _auxiliary(lab: Laboratory) -> tuple[UInt8Array, IntArray, IntArray | None]:
+    """The adversary's images, labels and finer labels; where foreign ones are mixed in, as many and no labels."""
+    images, labels, finer = lab.dataset.images[lab.auxiliary], lab.dataset.labels[lab.auxiliary], lab.dataset.finer
     if not lab.parameters.auxiliary_mixture:
-        return images, labels
+        return images, labels, None if finer is None else finer.labels[lab.auxiliary]
     shape = (int(images.shape[1]), int(images.shape[2]), int(images.shape[3]))
     foreign = mixture_images(lab.parameters.auxiliary_mixture, len(images), shape, lab.parameters.seed)
     pool = np.concatenate([images, foreign])
     order = numpy_stream(lab.parameters.seed, "auxiliary-mixture").permutation(len(pool))
-    return pool[order], np.full(len(pool), -1, np.int64)
+    return pool[order], np.full(len(pool), -1, np.int64), None
 
 
 def adversary_setup(lab: Laboratory) -> bytes:
     """The adversary's seat: prior knowledge alone, the same in every world."""
     p = lab.parameters
-    images, labels = _auxiliary(lab)
+    images, labels, kinds = _auxiliary(lab)
+    balanced = lab.dataset.finer or lab.dataset
     setup = AdversarySetup(
         backbone=_backbone(lab),
         recipe=_recipe(lab),
         classes=lab.truth.classes,
-        images_per_class=p.images_per_class,
+        images_per_class=p.images_per_class * balanced.classes // lab.truth.classes,
         auxiliary_images=images,
         auxiliary_labels=labels,
         threads=p.threads,
         workers=p.workers,
+        kinds=0 if kinds is None else balanced.classes,
+        auxiliary_kinds=kinds,
     )
     return encode_setup(lab.run_id, setup)

@@ -54,7 +54,8 @@ def make_task(p: Parameters, dataset: Dataset, splits: Splits) -> Task:
     """
     if p.task == "property":
         return _property(p, dataset, splits)
-    sets = victim_sets(dataset.labels, splits.private, p.images_per_class, p.victims, p.seed)
+    balanced = dataset.finer or dataset
+    sets = victim_sets(balanced.labels, splits.private, p.images_per_class, p.victims, p.seed)
     if p.task == "membership":
         return _membership(p, dataset, splits, sets)
     if p.task == "informed":
@@ -102,7 +103,7 @@ def _property(p: Parameters, dataset: Dataset, splits: Splits) -> Task:
         raise ParameterError(f"property_values={values!r} must name at least two different values")
     index = np.arange(p.victims, dtype=np.int64) % len(values)
     images, labels = dataset.images[splits.private], dataset.labels[splits.private]
-    total = p.images_per_class * dataset.classes
+    total = p.images_per_class * (dataset.finer or dataset).classes
     sets = np.empty((p.victims, total), np.int64)
     for place, value in enumerate(values):
         rows = np.flatnonzero(index == place)

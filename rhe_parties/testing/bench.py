@@ -17,7 +17,9 @@ import numpy as np
 
 from rhe_parties.attacks.base import ADVERSARIES, AS_IS, PriorKnowledge, Strategy
 from rhe_parties.attacks.pools import Pool, SerialPool
+from rhe_parties.errors import ParameterError
 from rhe_parties.messages.payloads import AttackRequest, Challenge, ClaimReport
+from rhe_parties.model.head import Recipe
 from rhe_parties.parties.adversary import AdversarySeat
 from rhe_parties.runner.plan import Laboratory
 from rhe_parties.testing.world import TIMEOUT, play, small_laboratory, write_digits
@@ -240,6 +242,8 @@ def _sealed_prior(scene: Scene) -> PriorKnowledge:
 @functools.cache
 def _prior(scene: Scene) -> PriorKnowledge:
     lab = scene.laboratory
+    if not isinstance(lab.recipe, Recipe):
+        raise ParameterError(f"hidden={lab.parameters.hidden} is not allowed in a scene: 0")
     return PriorKnowledge(
         backbone=lab.backbone,
         recipe=lab.recipe,

@@ -16,6 +16,7 @@ from rhe_parties.messages.payloads import (
     EncryptedHead,
     PlainHead,
     PublicMaterial,
+    TwoLayerHead,
 )
 from rhe_parties.threat.model import ThreatModel
 from rhe_parties.threat.transcript import TranscriptEntry
@@ -29,6 +30,7 @@ class Observation(StrEnum):
     """What a view can hold; strategies state their needs in these words."""
 
     PLAIN_HEAD = "plain head weights"
+    TWO_LAYER_HEAD = "plain weights of a two-layer head"
     ENCRYPTED_HEAD = "encrypted head"
     PUBLIC_KEY = "public key material"
     QUERIES = "classify requests"
@@ -46,6 +48,7 @@ class Observation(StrEnum):
 
 _EVIDENCE: dict[Observation, type[Payload]] = {
     Observation.PLAIN_HEAD: PlainHead,
+    Observation.TWO_LAYER_HEAD: TwoLayerHead,
     Observation.ENCRYPTED_HEAD: EncryptedHead,
     Observation.PUBLIC_KEY: PublicMaterial,
     Observation.QUERIES: ClassifyRequest,
@@ -70,8 +73,12 @@ class AdversaryView:
         return [e.payload for e in self.envelopes if isinstance(e.payload, kind)]
 
     def plain_heads(self) -> dict[str, PlainHead]:
-        """Heads seen in the clear, by id."""
+        """Linear heads seen in the clear, by id."""
         return {head.head_id: head for head in self.of_kind(PlainHead)}
+
+    def two_layer_heads(self) -> dict[str, TwoLayerHead]:
+        """Heads with a hidden layer seen in the clear, by id."""
+        return {head.head_id: head for head in self.of_kind(TwoLayerHead)}
 
     def encrypted_heads(self) -> dict[str, EncryptedHead]:
         """Heads seen encrypted, by id."""

@@ -10,7 +10,7 @@ from rhe_parties.types import FloatArray
 __all__ = ["sort_hidden_units"]
 
 
-def sort_hidden_units(flat: FloatArray, features: int, hidden: int, outputs: int = 1) -> FloatArray:
+def sort_hidden_units(flat: FloatArray, features: int, hidden: int, outputs: int = 1, even: bool = False) -> FloatArray:
     """Flat two-layer heads with their hidden units in order of (first outgoing weight)·(norm of incoming weights).
 
     The key is the slope that a ReLU unit adds to the first output, which rescaling a unit leaves alone. The paper
@@ -21,6 +21,8 @@ def sort_hidden_units(flat: FloatArray, features: int, hidden: int, outputs: int
         features: D.
         hidden: H.
         outputs: O.
+        even: whether the activation is even, as x² is: then turning a unit's incoming weights and bias around changes
+            nothing either, and each is turned so that its incoming weights add up to 0 or more.
 
     Raises:
         ParameterError: a size below 1.
@@ -35,6 +37,9 @@ def sort_hidden_units(flat: FloatArray, features: int, hidden: int, outputs: int
     first, bias, second, rest = np.split(flat, ends[:-1], axis=1)
     first = first.reshape(heads, hidden, features)
     second = second.reshape(heads, outputs, hidden)
+    if even:
+        sign = np.where(first.sum(axis=2) < 0, np.float32(-1), np.float32(1))
+        first, bias = first * sign[:, :, None], bias * sign
     order = np.argsort(second[:, 0] * np.linalg.norm(first, axis=2), axis=1, kind="stable")
     return np.concatenate(
         [

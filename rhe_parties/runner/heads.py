@@ -1,0 +1,97 @@
+"""Which heads a scenario trains: linear ones, or binary ones with a hidden layer; what goes with which."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from rhe_parties.defences.base import Defence
+from rhe_parties.errors import ParameterError
+from rhe_parties.metrics.truth import GroundTruth
+from rhe_parties.model.binary_head import BinaryHead, binary_recipe, train_binary_head
+from rhe_parties.model.head import LinearHead, Recipe, train_head
+from rhe_parties.model.two_layer import BatchRecipe
+from rhe_parties.rng import stream_seed
+from rhe_parties.runner.parameters import Parameters
+
+__all__ = ["check_classes", "check_hidden", "head_recipe", "true_heads"]
+
+# Those that parties carry such heads in, as linear heads on products of two features. Levelled `ckks` is in the library
+# and the benchmark alone: it takes 27 MB of keys, and no attack can read its ciphertexts' numbers yet.
+_SCHEMES = ("bfv", "plain")
+
+R = TypeVar("R", Recipe, BatchRecipe)
+
+
+def check_hidden(parameters: Parameters, worlds: Sequence[tuple[str, type[Defence], str]]) -> None:
+    """Refuse what heads with a hidden layer cannot be combined with.
+
+    Args:
+        worlds: name, defence and scheme ("" without encryption) of each.
+
+    Raises:
+        ParameterError: names the value, and what is allowed.
+    """
+    p = parameters
+    if p.hidden == 0:
+        if p.activation != "relu":
+            raise ParameterError(f"activation={p.activation!r} needs a hidden layer: hidden above 0")
+        return
+    for name, defence, scheme in worlds:
+        if scheme and p.activation != "square":
+            raise ParameterError(
+                f"world {name!r} is not allowed with hidden={p.hidden} and activation={p.activation!r}: what is "
+                "computed on ciphertexts is x² (activation=square; or worlds without encryption, such as "
+                "none,none+client)"
+            )
+        if scheme and scheme not in _SCHEMES:
+            raise ParameterError(
+                f"scheme {scheme!r} of world {name!r} is not allowed with hidden={p.hidden}: {', '.join(_SCHEMES)}"
+            )
+        if not defence.takes_two_layers():
+            raise ParameterError(
+                f"world {name!r} is not allowed with hidden={p.hidden}: its defence trains linear heads alone, hidden=0"
+            )
+    if p.initial_weights:
+        raise ParameterError(f"initial_weights=True is not allowed with hidden={p.hidden}: with linear heads, hidden=0")
+
+
+def check_classes(parameters: Parameters, classes: int) -> None:
+    """Refuse a hidden layer where there are not two classes.
+
+    Raises:
+        ParameterError: names the value, and what is allowed.
+    """
+    if parameters.hidden and classes != 2:
+        raise ParameterError(
+            f"hidden={parameters.hidden} is not allowed with {classes} classes: such heads are binary "
+            "(labels=parity makes odd and even of any dataset)"
+        )
+
+
+def head_recipe(parameters: Parameters) -> Recipe | BatchRecipe:
+    """The recipe of the heads, with what the parameters say otherwise."""
+    p = parameters
+    if p.hidden:
+        return _changed(binary_recipe(p.backbone, p.images_per_class, p.hidden, p.activation), p)
+    return _changed(Recipe.paper(p.backbone, p.images_per_class), p)
+
+
+def _changed(recipe: R, p: Parameters) -> R:
+    return replace(
+        recipe,
+        learning_rate=recipe.learning_rate if p.learning_rate is None else p.learning_rate,
+        weight_decay=recipe.weight_decay if p.weight_decay is None else p.weight_decay,
+        init_std=recipe.init_std if p.init_std is None else p.init_std,
+        epochs=recipe.epochs if p.epochs is None else p.epochs,
+    )
+
+
+def true_heads(truth: GroundTruth, recipe: Recipe | BatchRecipe, seed: int) -> list[LinearHead | BinaryHead]:
+    """The float heads as the owner trains them without a defence: the reference for decisions and weights."""
+    seeds = [stream_seed(seed, "victim-head", index) for index in range(len(truth.sets))]
+    pairs = list(zip(truth.sets, seeds, strict=True))
+    if isinstance(recipe, BatchRecipe):
+        return [train_binary_head(truth.features[rows], truth.labels[rows], recipe, own) for rows, own in pairs]
+    return [train_head(truth.features[rows], truth.labels[rows], truth.classes, recipe, own) for rows, own in pairs]
