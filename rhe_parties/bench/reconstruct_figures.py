@@ -13,7 +13,7 @@ from rhe_parties.metrics.truth import Measured
 
 __all__ = ["draw_curves", "show_reconstruct_bench"]
 
-_WIDTH = 124
+_WIDTH = 116
 _COLOURS = {"span-inversion": "#1f5fa8", "reconstructor": "#c8641e"}
 
 
@@ -22,19 +22,19 @@ def show_reconstruct_bench(result: ReconstructBench, console: Console) -> None:
     if not console.is_terminal:
         console = Console(highlight=False, width=_WIDTH)
     title = (
-        f"{result.dataset}: {result.victims} victim heads, {result.images_per_class} image(s) per class, "
-        f"{result.cores} core(s); true-positive rate at 1 % false positives in %, 95 % interval"
+        f"{result.dataset}; victim heads: {result.victims}; images per class: {result.images_per_class}; "
+        f"cores: {result.cores}\ntrue-positive rate at 1 % false positives in %, 95 % interval"
     )
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold")
     table.add_column("Method", style="bold", no_wrap=True)
     for column in (
         "Minutes",
-        "CPU min",
-        "Images or steps",
-        "Shadow heads",
-        "TPR, other",
-        "TPR, random",
-        "MSE (other)",
+        "CPU\nminutes",
+        "Images\nor steps",
+        "Shadow\nheads",
+        "TPR, other\nreal heads",
+        "TPR, random\nheads",
+        "MSE\n(other heads)",
     ):
         table.add_column(column, justify="right", no_wrap=True)
     for name, points in result.curves.items():
@@ -85,8 +85,8 @@ def draw_curves(result: ReconstructBench, path: Path) -> None:
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     figure.suptitle(
-        f"{result.dataset}, {result.victims} victim heads, {result.images_per_class} image(s) per class, "
-        f"{result.cores} core(s)",
+        f"{result.dataset}; victim heads: {result.victims}; images per class: {result.images_per_class}; "
+        f"cores: {result.cores}",
         fontsize=11,
     )
     times = [point.minutes for points in result.curves.values() for point in points]
@@ -102,7 +102,7 @@ def draw_curves(result: ReconstructBench, path: Path) -> None:
                     [x for x, _ in known], values, bars, fmt="o-", capsize=3, color=_COLOURS[name], label=name
                 )
         axis.axhline(0.01, color="grey", linestyle=":", label="chance")
-        axis.set_xscale("log")
+        axis.set_xscale("log", base=2)
         axis.set_xlim(min(times) / 1.5, 1.5 * max(times))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _place: f"{value:g}"))
         axis.xaxis.set_minor_formatter(NullFormatter())
