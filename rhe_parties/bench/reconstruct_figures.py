@@ -13,7 +13,7 @@ from rhe_parties.metrics.truth import Measured
 
 __all__ = ["draw_curves", "show_reconstruct_bench"]
 
-_WIDTH = 116
+_WIDTH = 124
 _COLOURS = {"span-inversion": "#1f5fa8", "reconstructor": "#c8641e"}
 
 
@@ -34,7 +34,7 @@ def show_reconstruct_bench(result: ReconstructBench, console: Console) -> None:
         "Shadow\nheads",
         "TPR, other\nreal heads",
         "TPR, random\nheads",
-        "MSE\n(other heads)",
+        "MSE\n(others)",
     ):
         table.add_column(column, justify="right", no_wrap=True)
     for name, points in result.curves.items():
