@@ -149,6 +149,18 @@ class AttackContext:
     oracle: Oracle | None = None
     challenge: Challenge = field(default_factory=Challenge)
 
+    def require_oracle(self) -> Oracle:
+        """The oracle, for a strategy that lives by asking.
+
+        Raises:
+            ParameterError: there is none, or there are no victims to ask about.
+        """
+        if self.oracle is None:
+            raise ParameterError("nobody answers here: a world with +client has a key holder that does")
+        if not self.victims:
+            raise ParameterError("there are no victims: which heads to ask about must be known")
+        return self.oracle
+
 
 @dataclass(frozen=True)
 class Claim:

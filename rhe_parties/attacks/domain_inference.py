@@ -13,7 +13,7 @@ import numpy as np
 
 from rhe_parties.attacks.base import AttackContext, Claim, Oracle, PriorKnowledge, Strategy
 from rhe_parties.attacks.domain.narrowing import Narrowing, NarrowingSettings, narrow_pool
-from rhe_parties.attacks.extraction.claims import granted, the_oracle
+from rhe_parties.attacks.extraction.claims import granted
 from rhe_parties.attacks.hard_label import HardLabel
 from rhe_parties.attacks.span.shadows import augment_images
 from rhe_parties.errors import ParameterError
@@ -91,7 +91,7 @@ class DomainInference(Strategy):
             ParameterError: no oracle, no victims, options out of range, or a budget that is used up.
             DataError: an empty pool, or a target that tells nothing apart.
         """
-        oracle, o = the_oracle(context), self.options
+        oracle, o = context.require_oracle(), self.options
         if o.probe_heads < 1 or o.probe_images < 1:
             raise ParameterError(
                 f"domain-inference: probe_heads = {o.probe_heads} and probe_images = {o.probe_images} are not allowed: "

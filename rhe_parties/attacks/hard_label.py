@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rhe_parties.attacks.base import AttackContext, Claim, Oracle, PriorKnowledge, Strategy
-from rhe_parties.attacks.extraction.claims import claim_from_heads, granted, mean_error, the_oracle, trained_shadows
+from rhe_parties.attacks.extraction.claims import claim_from_heads, granted, mean_error, trained_shadows
 from rhe_parties.attacks.extraction.hard import Extracted, HardSettings, QueryPlan, extract_head, plan_queries
 from rhe_parties.attacks.white_box import Heads
 from rhe_parties.errors import NumericError
@@ -60,7 +60,7 @@ class HardLabel(Strategy):
         del view
         o = self.options
         settings = HardSettings(o.decisions, o.batch, noise=o.noise, informed=o.informed)
-        oracle = the_oracle(context)
+        oracle = context.require_oracle()
         context.progress(0.0, "shadow heads and first questions")
         shadows = trained_shadows(prior, context, o.shadows)
         key = f"hard-label plan {settings}"

@@ -79,9 +79,7 @@ class LabelMembership(Strategy):
             ParameterError: the budget does not cover one question per candidate.
         """
         del view  # the oracle is asked instead
-        oracle = context.oracle
-        if oracle is None:  # the seat has checked `needs`
-            raise LookupError("no key holder to ask")
+        oracle = context.require_oracle()
         heads = context.victims
         candidates = read_candidates(prior, context, len(heads))
         judged = candidates.labels.shape[1]

@@ -92,9 +92,7 @@ class LiraScores(Strategy):
     def attack(self, view: AdversaryView, prior: PriorKnowledge, context: AttackContext) -> Claim:
         """See `Strategy.attack`."""
         del view  # the oracle is asked instead
-        oracle = context.oracle
-        if oracle is None:  # the seat has checked `needs`
-            raise LookupError("no key holder to ask")
+        oracle = context.require_oracle()
         heads = context.victims
         candidates = read_candidates(prior, context, len(heads))
         shadows = _shadows(self.options, candidates, prior, context, released_digits(oracle.release))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rhe_parties.attacks.base import AttackContext, Claim, Oracle, PriorKnowledge, Strategy
-from rhe_parties.attacks.extraction.claims import claim_from_heads, granted, mean_error, the_oracle, trained_shadows
+from rhe_parties.attacks.extraction.claims import claim_from_heads, granted, mean_error, trained_shadows
 from rhe_parties.attacks.extraction.hard import HardSettings, QueryPlan, plan_queries
 from rhe_parties.attacks.extraction.soft import SolvedHead, rounding, solve_logits
 from rhe_parties.attacks.white_box import Heads
@@ -52,7 +52,7 @@ class SoftLabel(Strategy):
     def attack(self, view: AdversaryView, prior: PriorKnowledge, context: AttackContext) -> Claim:
         """See `Strategy.attack`."""
         del view
-        oracle = the_oracle(context)
+        oracle = context.require_oracle()
         noise = rounding(oracle.release)
         count = self.options.queries or _enough(prior.backbone.features, noise)
         context.progress(0.0, "shadow heads and questions")

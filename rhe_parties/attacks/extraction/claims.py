@@ -10,24 +10,10 @@ import numpy as np
 from rhe_parties.attacks.base import AttackContext, Claim, Oracle, PriorKnowledge
 from rhe_parties.attacks.span_inversion import SpanInversion
 from rhe_parties.attacks.white_box import Heads, random_heads
-from rhe_parties.errors import ParameterError
 
-__all__ = ["claim_from_heads", "granted", "mean_error", "the_oracle", "trained_shadows"]
+__all__ = ["claim_from_heads", "granted", "mean_error", "trained_shadows"]
 
 _NULL_HEADS = 1024
-
-
-def the_oracle(context: AttackContext) -> Oracle:
-    """The key holder's oracle.
-
-    Raises:
-        ParameterError: there is none, or there are no victims to ask about.
-    """
-    if context.oracle is None:
-        raise ParameterError("head extraction needs a key holder that answers (a world with +client)")
-    if not context.victims:
-        raise ParameterError("head extraction got no victims: it must know which heads to ask about")
-    return context.oracle
 
 
 def granted(oracle: Oracle, head_id: str, wanted: int) -> int:
