@@ -156,7 +156,7 @@ class AttackContext:
             ParameterError: there is none, or there are no victims to ask about.
         """
         if self.oracle is None:
-            raise ParameterError("nobody answers here: a world with +client has a key holder that does")
+            raise ParameterError("there is no key holder that answers (a world with +client has one)")
         if not self.victims:
             raise ParameterError("there are no victims: which heads to ask about must be known")
         return self.oracle
