@@ -241,7 +241,7 @@ def test_strategies_for_linear_heads_are_blocked_and_say_why() -> None:
     for name in ADVERSARIES.names():
         if ADVERSARIES.load(name).two_layer_needs is None:
             report = _order(lab, transport, name, view)
-            assert (report.outcome, report.missing) == ("blocked", ("linear heads (these have a hidden layer)",)), name
+            assert (report.outcome, report.missing) == ("blocked", ("a head of one layer",)), name
     report = _order(lab, transport, "reconstructor", AdversaryView(()))
     assert (report.outcome, report.missing) == ("blocked", (str(Observation.TWO_LAYER_HEAD),))
     assert _order(lab, transport, "prior-only", AdversaryView(())).outcome == "claim"
@@ -280,7 +280,7 @@ def test_reconstructor_learns_from_two_layer_heads_what_the_prior_does_not_know(
     assert found["mse"].high < prior["mse"].value
     assert prior["identification_rate"].low <= rate.chance
     blocked, _ = _cell(record, "head-readout")
-    assert (blocked.outcome, blocked.missing) == ("blocked", ["linear heads (these have a hidden layer)"])
+    assert (blocked.outcome, blocked.missing) == ("blocked", ["a head of one layer"])
 
 
 def test_under_encryption_the_reconstructor_runs_on_ciphertexts(
@@ -328,4 +328,4 @@ def test_the_scenario_is_short_and_resolves() -> None:
     file = ROOT / "scenarios" / "two_layer.py"
     assert len(file.read_text().splitlines()) < 60
     parameters = load_scenario(file).resolve({})
-    assert (parameters.hidden, parameters.labels, parameters.activation) == (8, "parity", "relu")
+    assert (parameters.hidden, parameters.labels, parameters.activation) == (8, "parity", "square")

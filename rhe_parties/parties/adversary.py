@@ -37,7 +37,7 @@ from rhe_parties.types import FloatArray, IntArray
 __all__ = ["AdversarySeat"]
 
 # What a strategy lacks that was written for linear heads alone, where the recipe says that heads have a hidden layer.
-_LINEAR_HEADS = "linear heads (these have a hidden layer)"
+_LINEAR_HEADS = "a head of one layer"
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ class Observation(StrEnum):
     """What a view can hold; strategies state their needs in these words."""
 
     PLAIN_HEAD = "plain head weights"
-    TWO_LAYER_HEAD = "plain weights of a two-layer head"
+    TWO_LAYER_HEAD = "plain two-layer head"
     ENCRYPTED_HEAD = "encrypted head"
     PUBLIC_KEY = "public key material"
     QUERIES = "classify requests"
