@@ -9,6 +9,24 @@ import pytest
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
+# Files that take longest, longest first: begun last, one of them would keep one worker busy while the others idle.
+_SLOW = (
+    "transports", "scenarios", "he_torch", "shadow_factory", "conformance", "cli", "span_pixels", "reuse",
+    "shadow_dp", "bench_head", "extraction_soft", "plugin_package", "fuzz", "reconstructor_strategy",
+)  # fmt: skip
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let pytest-xdist keep the order below; its own puts files of few tests last, however slow these are."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow files first."""
+    rank = {f"test_{name}": place for place, name in enumerate(_SLOW)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:

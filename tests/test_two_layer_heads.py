@@ -199,7 +199,7 @@ def test_encrypted_square_heads_decide_as_in_clear(world: str) -> None:
 def test_both_logits_are_encrypted() -> None:
     head = _laboratory(activation="square").heads[0]
     assert isinstance(head, BinaryHead)
-    whole = DeepHead((head.hidden_layer, head.last_layer), "square")
+    whole = DeepHead((head.hidden_layer, head.encryptable[:2]), "square")
     features = np.linspace(0, 1, 512, dtype=np.float32).reshape(2, 256)
     assert (whole.logits(features) == head.logits(features)).all()
 

@@ -22,7 +22,6 @@ from rhe_parties.attacks.base import AttackContext, Claim, PriorKnowledge, Strat
 from rhe_parties.attacks.span.ciphertext import fit_head_regressor
 from rhe_parties.attacks.span.shadows import balanced_sets
 from rhe_parties.errors import NumericError
-from rhe_parties.he.heads import encrypt_head
 from rhe_parties.he.inspect import numeric_view
 from rhe_parties.he.scheme import HeadCiphertexts, make_encryptor
 from rhe_parties.model.binary_head import BinaryHead
@@ -168,7 +167,7 @@ def read_ciphertexts(
     numbers = []
     for index, head in enumerate(shadows):
         context.progress(0.3 * index / len(shadows), "encrypting shadow heads")
-        numbers.append(numeric_view(material, encrypt_head(encryptor, head)[0]))
+        numbers.append(numeric_view(material, encryptor.encrypt(*head.encryptable)[0]))
     context.progress(0.3, "learning to read ciphertexts")
     regressor = fit_head_regressor(np.stack(numbers), flat, seed)
     held = [HeadCiphertexts(seen[name].ciphertexts, seen[name].key_fingerprint) for name in ids]

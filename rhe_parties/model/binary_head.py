@@ -12,7 +12,7 @@ import numpy as np
 
 from rhe_parties.errors import NumericError
 from rhe_parties.model.head import check_training_sets
-from rhe_parties.model.mlp import DeepHead
+from rhe_parties.model.mlp import DeepHead, Layer
 from rhe_parties.model.two_layer import BatchRecipe, split_parameters, train_batch
 from rhe_parties.threads import limited_threads
 from rhe_parties.types import FloatArray, IntArray
@@ -65,15 +65,16 @@ class BinaryHead:
         return self.deep.hidden[0]
 
     @property
-    def hidden_layer(self) -> tuple[FloatArray, FloatArray]:
+    def hidden_layer(self) -> Layer:
         """Weight [H, D] and bias [H]."""
         return self.deep.layers[0]
 
     @property
-    def last_layer(self) -> tuple[FloatArray, FloatArray]:
-        """Weight [2, H] and bias [2] with both logits (0, z) as outputs."""
+    def encryptable(self) -> tuple[FloatArray, FloatArray, tuple[Layer, ...]]:
+        """What a `HeadEncryptor` takes: weight [2, H] and bias [2] of both logits (0, z), and the hidden layer."""
         weight, bias = self.deep.layers[1]
-        return np.concatenate([np.zeros_like(weight), weight]), np.concatenate([np.zeros_like(bias), bias])
+        both = np.concatenate([np.zeros_like(weight), weight]), np.concatenate([np.zeros_like(bias), bias])
+        return *both, (self.hidden_layer,)
 
     def logits(self, features: FloatArray) -> FloatArray:
         """Float32 logits (0, z) [B, 2] of features [B, D], computed in float64.

@@ -101,6 +101,11 @@ class LinearHead:
         return int(self.weight.shape[1])
 
     @property
+    def encryptable(self) -> tuple[FloatArray, FloatArray, tuple[()]]:
+        """What a `HeadEncryptor` takes: weight [K, D], bias [K], no hidden layer."""
+        return self.weight, self.bias, ()
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 (hex) over shapes and little-endian bytes of weight and bias."""
         return weights_digest(b"", (self.weight, self.bias))

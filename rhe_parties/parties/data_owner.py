@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from rhe_parties.defences.base import Defence
 from rhe_parties.errors import FailureCode, ProtocolError
-from rhe_parties.he.heads import encrypt_head
 from rhe_parties.he.scheme import HeadEncryptor, PublicMaterial, make_encryptor
 from rhe_parties.messages import Envelope
 from rhe_parties.messages.fingerprints import head_fingerprint
@@ -131,7 +130,7 @@ class DataOwner(Party):
         if self._defence.encrypts:
             if self._encryptor is None:
                 raise ProtocolError(FailureCode.UNEXPECTED, "no public key material has arrived yet")
-            held, scale = encrypt_head(self._encryptor, head)
+            held, scale = self._encryptor.encrypt(*head.encryptable)
             return EncryptedHead(head_id, held.key_fingerprint, backbone, held.ciphertexts), scale
         if isinstance(head, LinearHead):
             return PlainHead(head_id, head.weight, head.bias, backbone), 0.0

@@ -30,6 +30,7 @@ from rhe_parties.messages.payloads import (
     RotateKey,
     TrainHead,
     TwoLayerHead,
+    ViewPart,
     payload_kind,
 )
 from rhe_parties.model.backbone import Backbone, load_backbone
@@ -192,6 +193,7 @@ class FuzzWorld:
             (KEY_HOLDER, "failure", Failure(MODEL_HOST, int(FailureCode.BAD_VALUE), "spoilt"), MODEL_HOST),
             (MODEL_HOST, "claim_report", report, ADVERSARY),
             (KEY_HOLDER, "admit_client", AdmitClient(ADVERSARY, 1), ADVERSARY),
+            (MODEL_HOST, "view_part", ViewPart(0, (b"envelope",)), LABORATORY),
             (KEY_HOLDER, "elided", Elided("decision", 100, bytes(32)), MODEL_HOST),
         ]
 

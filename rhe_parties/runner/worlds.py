@@ -7,7 +7,6 @@ import time
 import numpy as np
 
 from rhe_parties.errors import FailureCode, SchemeError, TransportError
-from rhe_parties.he.heads import encrypt_head
 from rhe_parties.he.scheme import PublicMaterial, make_custody, make_encryptor, make_evaluator
 from rhe_parties.messages.payloads import AdmitClient, AskDecisions, ClientAdmitted, Decision, HeadReady, TrainHead
 from rhe_parties.metrics.cost import message_costs
@@ -119,7 +118,7 @@ def _twin_decisions(lab: Laboratory, world: World) -> IntArray:
     encryptor = make_encryptor(public)
     decisions = []
     for head, features in zip(lab.heads, lab.evaluation_features, strict=True):
-        ciphertexts, _ = encrypt_head(encryptor, head)
+        ciphertexts, _ = encryptor.encrypt(*head.encryptable)
         logits, _ = make_evaluator(public, ciphertexts).evaluate(features)
         decisions.append(custody.decrypt(logits).argmax(axis=1))
     return np.stack(decisions).astype(np.int64)

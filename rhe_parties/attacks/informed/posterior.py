@@ -190,7 +190,7 @@ class _Solver:
 
     def _anchor(self, known: Knowledge) -> Anchor | None:
         """What places the common offset of the features, where no row is known and nothing else shows it."""
-        labels = torch.from_numpy(known.unknown[0])
+        labels = torch.tensor(known.unknown[0])
         per_class = len(labels) // len(self.means)
         ordered = class_order(len(self.means), per_class)
         if known.features.shape[1] or self.prior.marginals is None or not (known.unknown == ordered.numpy()).all():
