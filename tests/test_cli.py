@@ -176,6 +176,8 @@ def test_ctrl_c_cleans_up(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "rhe_parties.cli", "run", *arguments],
         stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True,
+        # A shell's background jobs ignore Ctrl-C, and so would everything that the tests start there.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     deadline = time.monotonic() + 240
     while not marker.exists():
@@ -183,7 +185,11 @@ def test_ctrl_c_cleans_up(tmp_path: Path) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.5)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=90)
+    try:
+        _, errors = process.communicate(timeout=90)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
     assert process.returncode == 1
     assert "interrupted" in errors
     assert "Traceback" not in errors
