@@ -89,6 +89,7 @@ def test_effort_is_one_number() -> None:
     for count in (500, 20_000, 60_000):
         low, high = SpanSettings.for_images(count, 0.5), SpanSettings.for_images(count, 4)
         assert high.decoder_steps == 8 * low.decoder_steps
+        assert high.refine_steps == 8 * low.refine_steps
     for effort in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ParameterError, match="effort"):
             SpanSettings.for_images(500, effort)

@@ -71,7 +71,7 @@ class SpanSettings:
         Args:
             count: auxiliary images.
             effort: 1: half a minute on two cores for hundreds of images, a few minutes for thousands; time grows
-                about in proportion, most of it in the training of the network.
+                about in proportion, spent on the network's training and on steps through the backbone.
 
         Raises:
             ParameterError: an effort that is not above 0.
@@ -79,7 +79,7 @@ class SpanSettings:
         if not (math.isfinite(effort) and effort > 0):
             raise ParameterError(f"effort = {effort} is not allowed: above 0")
         if count < 5000:
-            return cls(decoder_steps=max(1, round(150 * effort)))
+            return cls(decoder_steps=max(1, round(150 * effort)), refine_steps=max(1, round(40 * effort)))
         generous = effort >= 2
         copies = 1 if generous or count < 40_000 else 0
         return cls(
@@ -90,7 +90,7 @@ class SpanSettings:
             decoder_steps=max(1, round(600 * effort)),
             batch_size=256,
             size=DecoderSize(1024, 0, 400),
-            refine_steps=30,
+            refine_steps=max(1, round(30 * effort)),
             held_out=12,
         )
 
