@@ -46,10 +46,15 @@ def run_world(
     p = lab.parameters
     heads = len(lab.truth.sets)
     board = Switchboard(transport, transcript, lab.run_id, world.name, p.party_timeout)
-    with reporter.stage(f"world {world.name}: seating the parties", 3) as update:
-        for index, (party, setup) in enumerate(party_setups(lab, world).items()):
-            update(index, party)
-            transport.seat(party, setup, p.party_timeout)
+    setups = party_setups(lab, world)
+    with reporter.stage(f"world {world.name}: seating the parties", len(setups)) as update:
+        ready: list[str] = []
+
+        def seated(party: str) -> None:
+            ready.append(party)
+            update(len(ready), party)
+
+        transport.seat_all(setups, p.party_timeout, seated)
     # Processes start in the first world only, so the seconds of worlds compare from here on.
     started = time.perf_counter()
     try:

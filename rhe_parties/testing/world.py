@@ -47,8 +47,7 @@ def play(lab: Laboratory, transport: Transport, world_index: int = 0) -> tuple[T
     world = lab.worlds[world_index]
     transcript = Transcript()
     board = Switchboard(transport, transcript, lab.run_id, world.name, TIMEOUT)
-    for party, setup in party_setups(lab, world).items():
-        transport.seat(party, setup, TIMEOUT)
+    transport.seat_all(party_setups(lab, world), TIMEOUT)
     for index in range(len(lab.truth.sets)):
         board.ask(DATA_OWNER, TrainHead(lab.head_id(index), index), HeadReady)
     if world.client:

@@ -6,7 +6,7 @@ import hashlib
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Generic, TypeVar
 
@@ -47,6 +47,21 @@ class Transport(ABC):
             TransportError: it died, or is not ready in time.
             RheError: the set-up itself is wrong.
         """
+
+    def seat_all(
+        self, setups: Mapping[str, bytes], timeout_seconds: float, seated: Callable[[str], None] | None = None
+    ) -> None:
+        """`seat` for several parties, side by side where each has a process of its own.
+
+        Args:
+            setups: set-ups by party.
+            timeout_seconds: for each of them.
+            seated: called with the name of each party that is ready.
+        """
+        for party, setup in setups.items():
+            self.seat(party, setup, timeout_seconds)
+            if seated is not None:
+                seated(party)
 
     @abstractmethod
     def deliver(

@@ -12,6 +12,7 @@ import os
 import socket
 import time
 import uuid
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ray
@@ -112,11 +113,22 @@ class RayTransport(Transport):
 
     def seat(self, party: str, setup: bytes, timeout_seconds: float) -> None:
         """See `Transport.seat`; a party seated again keeps its process and loses everything else."""
-        if party not in self._actors:
-            resources = _DEFAULT_RESOURCES.get(party, {}) | self._host_share(party)
-            resources |= self._options.resources.get(party, {})
-            self._actors[party] = _start_actor(party, self._namespace, resources, self._options.workers)
-        self._wait(party, self._actors[party].seat.remote(setup), timeout_seconds, None)
+        self.seat_all({party: setup}, timeout_seconds)
+
+    def seat_all(
+        self, setups: Mapping[str, bytes], timeout_seconds: float, seated: Callable[[str], None] | None = None
+    ) -> None:
+        """See `Transport.seat_all`; processes that are new start side by side."""
+        for party in setups:
+            if party not in self._actors:
+                resources = _DEFAULT_RESOURCES.get(party, {}) | self._host_share(party)
+                resources |= self._options.resources.get(party, {})
+                self._actors[party] = _start_actor(party, self._namespace, resources, self._options.workers)
+        under_way = {party: self._actors[party].seat.remote(setup) for party, setup in setups.items()}
+        for party, reference in under_way.items():
+            self._wait(party, reference, timeout_seconds, None)
+            if seated is not None:
+                seated(party)
 
     def _host_share(self, party: str) -> dict[str, float]:
         """A share of a GPU for the host, where the cluster has one."""

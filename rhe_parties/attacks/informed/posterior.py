@@ -205,7 +205,7 @@ class _Solver:
         return anchor if anchor.useful else None
 
     def _turn(self, rows: FloatArray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(rows)).double() @ self.basis
+        return torch.tensor(rows, dtype=torch.float64) @ self.basis
 
     def _estimate(self, left: Tensor, mine: Tensor) -> tuple[Tensor, Tensor]:
         """Posterior mean of the unknown rows less their class means, and the share of their variance seen."""

@@ -81,7 +81,7 @@ def _evidence(
     trust = 1 / (spread * strength.clamp_min(0)[..., None] + noise_std**2)
     seen = gain @ (vectors.mT @ beyond * trust)  # u [V, N, D]
     power = gain.square() @ trust  # q [V, N, D]
-    classes = torch.from_numpy(labels)
+    classes = torch.tensor(labels)
     away = torch.from_numpy(features).double() @ basis - means[classes]
     heads = torch.arange(len(weight))[:, None]
     places = []
