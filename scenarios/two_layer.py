@@ -2,6 +2,8 @@
 
     rhe run scenarios/two_layer.py
     rhe run scenarios/two_layer.py -p activation=relu -p worlds=none,none+client
+    rhe run scenarios/two_layer.py -p adversary=span-inversion,reconstructor -p reconstructor.steps=1200
+    rhe run scenarios/two_layer.py -p worlds=none,none+client,rhe+client -p adversary=head-readout,hard-label
     rhe run scenarios/two_layer.py -p dataset=mnist -p data_root=/path/to/torchvision/datasets -p victims=500
 
 The binary heads of arXiv 2505.14323, Linear(256, 8)-activation-Linear(8, 1), on one image of each digit. What is
@@ -26,9 +28,7 @@ scenario = Scenario(
         "images_per_class": 1,
         "victims": 58,
         "worlds": ("none", "rhe:plain", "rhe"),
-        "adversary": ("span-inversion", "reconstructor"),
-        "reconstructor.steps": 1200,
-        "reconstructor.uses": 4,
+        "adversary": ("head-readout", "span-inversion"),
     },
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 
@@ -19,7 +20,24 @@ from rhe_parties.rng import stream_seed
 from rhe_parties.threat.view import AdversaryView
 from rhe_parties.types import FloatArray
 
-__all__ = ["attack_encrypted", "attack_plain", "claim_from_numbers", "flat_heads", "recipe_of", "two_layer_tools"]
+__all__ = [
+    "Reading",
+    "attack_encrypted",
+    "attack_plain",
+    "claim_from_numbers",
+    "flat_heads",
+    "recipe_of",
+    "two_layer_tools",
+]
+
+
+class Reading(Protocol):
+    """Numbers [n, p] of flat parameters [n, P]."""
+
+    __name__: str
+
+    def __call__(self, flat: FloatArray, /) -> FloatArray: ...
+
 
 _SHADOWS = 8000
 _MANY_IMAGES = 5000  # auxiliary images that need no variants of themselves
@@ -66,8 +84,9 @@ def _check(head: TwoLayerHead, recipe: BatchRecipe, width: int) -> None:
 def attack_plain(view: AdversaryView, prior: PriorKnowledge, context: AttackContext, shadows: int = 0) -> Claim:
     """Claim features and images of heads in the clear, with random numbers in their place as the null control."""
     ids, flat = flat_heads(view, prior, context)
-    tools = two_layer_tools(prior, context, shadows)
-    return claim_from_numbers(tools, _invariants(prior).numbers(flat), ids, context)
+    invariants = _invariants(prior)
+    tools = two_layer_tools(prior, context, invariants.numbers, shadows)
+    return claim_from_numbers(tools, invariants.numbers(flat), ids, context)
 
 
 def attack_encrypted(
@@ -83,7 +102,7 @@ def attack_encrypted(
         encrypted: shadow heads that are encrypted under the same key for the regressor.
     """
     recipe, invariants = recipe_of(prior), _invariants(prior)
-    tools = two_layer_tools(prior, context, shadows, readable=True)
+    tools = two_layer_tools(prior, context, invariants.readable, shadows)
     flat = tools.flat[:encrypted]
     heads = [BinaryHead.of(row, recipe, prior.backbone.features) for row in flat]
     read = read_ciphertexts(view, heads, invariants.readable(flat), context)
@@ -120,42 +139,55 @@ def _claimed(tools: TwoLayerSpan, numbers: FloatArray, head_ids: tuple[str, ...]
     return Claim(head_ids=head_ids, images=images, features=points, whitener=tools.sighting.whitener)
 
 
-def two_layer_tools(
-    prior: PriorKnowledge, context: AttackContext, shadows: int = 0, *, readable: bool = False
-) -> TwoLayerSpan:
+def two_layer_tools(prior: PriorKnowledge, context: AttackContext, read: Reading, shadows: int = 0) -> TwoLayerSpan:
     """Estimate and decoder, functions of prior knowledge, made once for all worlds and strategies.
 
     Args:
         prior: prior knowledge.
         context: its memory keeps the tools.
+        read: what is going to be known of victims' heads, as numbers of flat parameters; its name tells tools apart.
         shadows: heads that the estimate is fitted to; 0: the default.
-        readable: for heads of which single entries of their forms are known, not `Invariants.numbers`.
     """
-    key = f"two-layer span {shadows} {readable}"
+    key = f"two-layer span {shadows} {read.__name__}"
     if key not in context.memory:
         seed = stream_seed(context.seed, "two-layer-span")
         trained = _trained(prior, context, shadows or _SHADOWS, seed)
-        invariants = _invariants(prior)
         context.progress(0.3, "estimate of features")
-        numbers = invariants.readable(trained.flat) if readable else invariants.numbers(trained.flat)
         context.memory[key] = prepare_two_layer(
-            trained, numbers, seed, context.pool, lambda share, text: context.progress(0.3 + 0.5 * share, text)
+            trained,
+            read(trained.flat),
+            seed,
+            context.pool,
+            lambda share, text: context.progress(0.3 + 0.5 * share, text),
         )
     tools: TwoLayerSpan = context.memory[key]
     return tools
 
 
+def some_heads(prior: PriorKnowledge, context: AttackContext, count: int) -> FloatArray:
+    """Flat parameters [count, P] of shadow heads on auxiliary images as they are, none of them with variants.
+
+    Raises:
+        DataError: a class with too few auxiliary images.
+    """
+    seed = stream_seed(context.seed, "two-layer-heads")
+    return train_shadows(_material(prior), count, 0, seed, context.pool, lambda _share, _text: None).flat[:count]
+
+
 def _trained(prior: PriorKnowledge, context: AttackContext, count: int, seed: int) -> Shadows:
     context.progress(0.0, "features of auxiliary images")
-    balance, classes, per_class = prior.balance
-    material = Material(
-        prior.backbone, recipe_of(prior), prior.auxiliary_images, prior.auxiliary_features, prior.auxiliary_labels,
-        balance, classes, per_class,
-    )  # fmt: skip
-    copies = _COPIES if len(balance) < _MANY_IMAGES else 0
+    material = _material(prior)
+    copies = _COPIES if len(material.balance) < _MANY_IMAGES else 0
     return train_shadows(
         material, count, copies, seed, context.pool, lambda share, text: context.progress(0.3 * share, text)
     )
+
+
+def _material(prior: PriorKnowledge) -> Material:
+    return Material(
+        prior.backbone, recipe_of(prior), prior.auxiliary_images, prior.auxiliary_features, prior.auxiliary_labels,
+        *prior.balance,
+    )  # fmt: skip
 
 
 def _invariants(prior: PriorKnowledge) -> Invariants:
