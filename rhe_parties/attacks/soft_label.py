@@ -96,15 +96,19 @@ class SoftLabel(Strategy):
         count = self.options.queries or _enough(lifted.lift.width, noise)
         key = f"soft-label forms {count} {self.options.shadows}"
         if key not in context.memory:
-            shadows = lifted.pairs(some_heads(prior, context, self.options.shadows))
-            context.memory[key] = plan_queries(
-                lifted.extract, prior.auxiliary_images, lifted.lift.lift(prior.auxiliary_features), shadows,
+            flat = some_heads(prior, context, self.options.shadows)
+            plan = plan_queries(
+                lifted.extract, prior.auxiliary_images, lifted.lift.lift(prior.auxiliary_features), lifted.pairs(flat),
                 HardSettings(), stream_seed(context.seed, "soft-label"), pool=count,
             )  # fmt: skip
+            context.memory[key] = plan, lifted.error(flat[:64])
+        plan, left_out = context.memory[key]
+        # What a form leaves out of a head disturbs its scores as rounding does.
+        noise = float(np.hypot(noise, left_out))
         found: list[SolvedHead] = []
         for number, head in enumerate(context.victims):
             context.progress(0.05 + 0.55 * number / len(context.victims), f"asking about head {number + 1}")
-            found.append(_solve(oracle, head, context.memory[key], count, noise)[0])
+            found.append(_solve(oracle, head, plan, count, noise)[0])
         weight, bias = np.stack([head.weight for head in found]), np.stack([head.bias for head in found])
         notes = {
             "queries used per head": f"{np.mean([oracle.used(head) for head in context.victims]):.0f}",

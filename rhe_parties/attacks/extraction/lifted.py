@@ -110,10 +110,14 @@ def lifted_heads(prior: PriorKnowledge, context: AttackContext) -> LiftedHeads:
     """Lift for the auxiliary features, made once."""
     key = "lifted heads"
     if key not in context.memory:
-        axes = FeatureAxes.fit(prior.auxiliary_features, _AXES)
-        lift = SquareLift(axes, min(_PRODUCTS, axes.rank))
+        recipe, rank, products = recipe_of(prior), _AXES, _PRODUCTS
+        if recipe.activation != "square":  # as many equations as unknowns fit by heart: twice as many at least
+            room = len(prior.auxiliary_features) // 4
+            rank, products = max(1, min(rank, room)), min(products, max(1, int(np.sqrt(2 * room)) - 1))
+        axes = FeatureAxes.fit(prior.auxiliary_features, rank)
+        lift = SquareLift(axes, min(products, axes.rank))
         some = prior.auxiliary_features[:2000]
-        context.memory[key] = LiftedHeads(prior.backbone, recipe_of(prior), lift, some)
+        context.memory[key] = LiftedHeads(prior.backbone, recipe, lift, some)
     found: LiftedHeads = context.memory[key]
     return found
 
