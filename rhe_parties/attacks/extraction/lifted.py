@@ -111,9 +111,10 @@ def lifted_heads(prior: PriorKnowledge, context: AttackContext) -> LiftedHeads:
     key = "lifted heads"
     if key not in context.memory:
         recipe, rank, products = recipe_of(prior), _AXES, _PRODUCTS
-        if recipe.activation != "square":  # as many equations as unknowns fit by heart: twice as many at least
-            room = len(prior.auxiliary_features) // 4
-            rank, products = max(1, min(rank, room)), min(products, max(1, int(np.sqrt(2 * room)) - 1))
+        if recipe.activation != "square":  # least squares: twice as many images as unknowns at least
+            room = len(prior.auxiliary_features) // 2
+            rank = max(1, min(rank, room // 2))
+            products = min(products, int(np.sqrt(8 * (room - rank) + 1) - 1) // 2)
         axes = FeatureAxes.fit(prior.auxiliary_features, rank)
         lift = SquareLift(axes, min(products, axes.rank))
         some = prior.auxiliary_features[:2000]
