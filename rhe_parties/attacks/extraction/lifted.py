@@ -21,7 +21,7 @@ from rhe_parties.types import FloatArray, UInt8Array
 
 __all__ = ["LiftedHeads", "claim_from_forms", "lifted_heads"]
 
-# Unknowns of a form: 100 coordinates and 300 products. More are slower to solve for and hardly move a decision.
+# Unknowns of a form: 100 coordinates and 300 products. The time of a solution grows with their third power.
 _AXES, _PRODUCTS = 100, 24
 _RIDGE = 1e-3  # of the lifted features' variance, in the fit of a surrogate
 _BLOCK = 256
