@@ -242,8 +242,11 @@ def test_strategies_for_linear_heads_are_blocked_and_say_why() -> None:
         if ADVERSARIES.load(name).two_layer_needs is None:
             report = _order(lab, transport, name, view)
             assert (report.outcome, report.missing) == ("blocked", ("a head of one layer",)), name
-    report = _order(lab, transport, "reconstructor", AdversaryView(()))
-    assert (report.outcome, report.missing) == ("blocked", (str(Observation.TWO_LAYER_HEAD),))
+    for name in ("head-readout", "span-inversion", "reconstructor"):
+        report = _order(lab, transport, name, AdversaryView(()))
+        assert (report.outcome, report.missing) == ("blocked", (str(Observation.TWO_LAYER_HEAD),)), name
+    report = _order(lab, transport, "hard-label", view)
+    assert (report.outcome, report.missing) == ("blocked", (str(Observation.ORACLE),))
     assert _order(lab, transport, "prior-only", AdversaryView(())).outcome == "claim"
 
 
@@ -263,7 +266,8 @@ def test_reconstructor_learns_from_two_layer_heads_what_the_prior_does_not_know(
     """Zeros and ones, 16 pixels wide, one image of each: enough to learn from in seconds."""
     parameters = {
         "dataset": write_digits(tmp_path / "digits", 2, 178), "image_size": 16, "labels": "parity", "hidden": 4,
-        "victims": 55, "evaluation_images": 10, "worlds": "none,none+client", "adversary": "head-readout,reconstructor",
+        "victims": 55, "evaluation_images": 10, "worlds": "none,none+client",
+        "adversary": "head-readout,ntk-difference,reconstructor",
         "reconstructor.width": 4, "reconstructor.steps": 300, "reconstructor.learning_rate": 1e-2, "threads": 1,
         "transport": "local", "client_budget": 1,
     }  # fmt: skip
@@ -279,7 +283,10 @@ def test_reconstructor_learns_from_two_layer_heads_what_the_prior_does_not_know(
     assert null.low <= rate.chance
     assert found["mse"].high < prior["mse"].value
     assert prior["identification_rate"].low <= rate.chance
-    blocked, _ = _cell(record, "head-readout")
+    read, found = _cell(record, "head-readout")
+    assert read.outcome == "leaked"
+    assert found["extraction_agreement"].value == 1.0
+    blocked, _ = _cell(record, "ntk-difference")
     assert (blocked.outcome, blocked.missing) == ("blocked", ["a head of one layer"])
 
 

@@ -171,7 +171,9 @@ class Claim:
         images: [V, N, C, H, W] in [-1, 1], the claimed training images, ordered by class.
         features: [V, N, D], their claimed backbone features.
         whitener: [D, D]; the adversary's own distance between features a and b is |whitener (a - b)|.
-        weights, biases: [V, K, D] and [V, K], the claimed heads.
+        weights, biases: [V, K, D] and [V, K], the claimed heads; [V, K, H] where a hidden layer is claimed too.
+        hidden_weights, hidden_biases: [V, H, D] and [V, H], the claimed hidden layers.
+        activation: of the claimed hidden layers, `relu` or `square`, whatever the heads' own; empty without any.
         scores: [V, M], how much rather each candidate of the challenge was in its head's training set than not.
         property_scores: [V, P], how much rather a training set has each of the challenge's property values.
         inputs: [V, B, C, H, W] in [-1, 1], claims about the images that each head decided on, in that order.
@@ -185,6 +187,9 @@ class Claim:
     whitener: FloatArray | None = None
     weights: FloatArray | None = None
     biases: FloatArray | None = None
+    hidden_weights: FloatArray | None = None
+    hidden_biases: FloatArray | None = None
+    activation: str = ""
     scores: FloatArray | None = None
     property_scores: FloatArray | None = None
     inputs: FloatArray | None = None

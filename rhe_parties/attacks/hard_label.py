@@ -12,7 +12,9 @@ import numpy as np
 
 from rhe_parties.attacks.base import AttackContext, Claim, Oracle, PriorKnowledge, Strategy
 from rhe_parties.attacks.extraction.claims import claim_from_heads, granted, mean_error, trained_shadows
-from rhe_parties.attacks.extraction.hard import Extracted, HardSettings, QueryPlan, extract_head, plan_queries
+from rhe_parties.attacks.extraction.hard import Extract, Extracted, HardSettings, QueryPlan, extract_head, plan_queries
+from rhe_parties.attacks.extraction.lifted import claim_from_forms, lifted_heads
+from rhe_parties.attacks.two_layer_span import some_heads
 from rhe_parties.attacks.white_box import Heads
 from rhe_parties.errors import NumericError
 from rhe_parties.rng import stream_seed
@@ -34,6 +36,7 @@ class HardLabel(Strategy):
     summary = "the head from class decisions on chosen images, then span inversion"
     source = "version-space extraction; against arXiv 2505.14323v2, hard-label extraction"
     needs = frozenset({Observation.ORACLE})
+    two_layer_needs = frozenset({Observation.ORACLE})
 
     @dataclass(frozen=True)
     class Options:
@@ -69,8 +72,9 @@ class HardLabel(Strategy):
                 prior.backbone.extract, prior.auxiliary_images, prior.auxiliary_features,
                 (shadows.weight, shadows.bias), settings, stream_seed(context.seed, "hard-label"),
             )  # fmt: skip
+        extract = prior.backbone.extract
         found = [
-            self._extract(oracle, head, number, context.memory[key], settings, prior, context)
+            self._extract(oracle, head, number, context.memory[key], settings, extract, context)
             for number, head in enumerate(context.victims)
         ]
         heads = Heads(
@@ -81,6 +85,33 @@ class HardLabel(Strategy):
         )
         return claim_from_heads(heads, shadows, o.reconstruct, prior, context, _notes(found, oracle.budget))
 
+    def attack_two_layer(self, view: AdversaryView, prior: PriorKnowledge, context: AttackContext) -> Claim:
+        """See `Strategy.attack_two_layer`; what is extracted is a quadratic form, linear in products of features."""
+        del view
+        o = self.options
+        oracle = context.require_oracle()
+        context.progress(0.0, "shadow heads and first questions")
+        lifted = lifted_heads(prior, context)
+        key = f"hard-label forms {o}"
+        if key not in context.memory:
+            flat = some_heads(prior, context, o.shadows)
+            # What a form leaves out of a head blurs its decisions as noise would.
+            settings = HardSettings(
+                o.decisions, o.batch, noise=max(o.noise, lifted.error(flat[:64])), informed=o.informed
+            )
+            plan = plan_queries(
+                lifted.extract, prior.auxiliary_images, lifted.lift.lift(prior.auxiliary_features), lifted.pairs(flat),
+                settings, stream_seed(context.seed, "hard-label"),
+            )  # fmt: skip
+            context.memory[key] = plan, settings
+        plan, settings = context.memory[key]
+        found = [
+            self._extract(oracle, head, number, plan, settings, lifted.extract, context)
+            for number, head in enumerate(context.victims)
+        ]
+        weight, bias = np.stack([head.weight for head in found]), np.stack([head.bias for head in found])
+        return claim_from_forms(lifted, weight, bias, o.reconstruct, prior, context, _notes(found, oracle.budget))
+
     def _extract(
         self,
         oracle: Oracle,
@@ -88,7 +119,7 @@ class HardLabel(Strategy):
         number: int,
         plan: QueryPlan,
         settings: HardSettings,
-        prior: PriorKnowledge,
+        extract: Extract,
         context: AttackContext,
     ) -> Extracted:
         context.progress(0.05 + 0.55 * number / len(context.victims), f"asking about head {number + 1}")
@@ -100,7 +131,7 @@ class HardLabel(Strategy):
             return oracle.ask(head, images).classes
 
         seed = stream_seed(context.seed, "hard-label-head", number)
-        return extract_head(prior.backbone.extract, plan, ask, settings, seed, limit)
+        return extract_head(extract, plan, ask, settings, seed, limit)
 
 
 def _notes(found: list[Extracted], budget: int) -> dict[str, str]:

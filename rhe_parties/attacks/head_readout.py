@@ -21,6 +21,7 @@ class HeadReadout(Strategy):
     summary = "reads the head's weights where they are in the clear"
     source = "control"
     needs = frozenset({Observation.PLAIN_HEAD})
+    two_layer_needs = frozenset({Observation.TWO_LAYER_HEAD})
 
     def attack(self, view: AdversaryView, prior: PriorKnowledge, context: AttackContext) -> Claim:
         """See `Strategy.attack`; needs no prior knowledge."""
@@ -31,4 +32,19 @@ class HeadReadout(Strategy):
             head_ids=ids,
             weights=np.stack([heads[name].weight for name in ids]),
             biases=np.stack([heads[name].bias for name in ids]),
+        )
+
+    def attack_two_layer(self, view: AdversaryView, prior: PriorKnowledge, context: AttackContext) -> Claim:
+        """See `Strategy.attack_two_layer`; the logit of class 0 is zero."""
+        del prior
+        seen = view.two_layer_heads()
+        ids = known_victims(context.victims, seen)
+        heads = [seen[name] for name in ids]
+        return Claim(
+            head_ids=ids,
+            weights=np.stack([np.concatenate([0 * head.weight, head.weight]) for head in heads]),
+            biases=np.stack([np.concatenate([0 * head.bias, head.bias]) for head in heads]),
+            hidden_weights=np.stack([head.hidden_weight for head in heads]),
+            hidden_biases=np.stack([head.hidden_bias for head in heads]),
+            activation=heads[0].activation,
         )

@@ -9,7 +9,9 @@ import numpy as np
 from rhe_parties.attacks.base import AttackContext, Claim, Oracle, PriorKnowledge, Strategy
 from rhe_parties.attacks.extraction.claims import claim_from_heads, granted, mean_error, trained_shadows
 from rhe_parties.attacks.extraction.hard import HardSettings, QueryPlan, plan_queries
+from rhe_parties.attacks.extraction.lifted import claim_from_forms, lifted_heads
 from rhe_parties.attacks.extraction.soft import SolvedHead, rounding, solve_logits
+from rhe_parties.attacks.two_layer_span import some_heads
 from rhe_parties.attacks.white_box import Heads
 from rhe_parties.errors import BudgetError, NumericError
 from rhe_parties.rng import stream_seed
@@ -33,6 +35,7 @@ class SoftLabel(Strategy):
     summary = "the head from released logits by equation solving, then span inversion"
     source = "Tramèr et al. 2016, arXiv 1609.02943"
     needs = frozenset({Observation.ORACLE, Observation.ORACLE_SCORES})
+    two_layer_needs = needs
 
     @dataclass(frozen=True)
     class Options:
@@ -82,6 +85,36 @@ class SoftLabel(Strategy):
             "expected error of a weight": f"{np.sqrt(mean_error(errors)):.1e}",
         }
         return claim_from_heads(heads, shadows, self.options.reconstruct, prior, context, notes)
+
+    def attack_two_layer(self, view: AdversaryView, prior: PriorKnowledge, context: AttackContext) -> Claim:
+        """See `Strategy.attack_two_layer`; equations for a quadratic form, linear in products of features."""
+        del view
+        oracle = context.require_oracle()
+        noise = rounding(oracle.release)
+        context.progress(0.0, "shadow heads and questions")
+        lifted = lifted_heads(prior, context)
+        count = self.options.queries or _enough(lifted.lift.width, noise)
+        key = f"soft-label forms {count} {self.options.shadows}"
+        if key not in context.memory:
+            flat = some_heads(prior, context, self.options.shadows)
+            plan = plan_queries(
+                lifted.extract, prior.auxiliary_images, lifted.lift.lift(prior.auxiliary_features), lifted.pairs(flat),
+                HardSettings(), stream_seed(context.seed, "soft-label"), pool=count,
+            )  # fmt: skip
+            context.memory[key] = plan, lifted.error(flat[:64])
+        plan, left_out = context.memory[key]
+        # What a form leaves out of a head disturbs its scores as rounding does.
+        noise = float(np.hypot(noise, left_out))
+        found: list[SolvedHead] = []
+        for number, head in enumerate(context.victims):
+            context.progress(0.05 + 0.55 * number / len(context.victims), f"asking about head {number + 1}")
+            found.append(_solve(oracle, head, plan, count, noise)[0])
+        weight, bias = np.stack([head.weight for head in found]), np.stack([head.bias for head in found])
+        notes = {
+            "queries used per head": f"{np.mean([oracle.used(head) for head in context.victims]):.0f}",
+            "error of a released logit": f"{np.mean([head.noise for head in found]):.1e}",
+        }
+        return claim_from_forms(lifted, weight, bias, self.options.reconstruct, prior, context, notes)
 
 
 def _enough(features: int, noise: float) -> int:

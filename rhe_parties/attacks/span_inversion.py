@@ -15,9 +15,11 @@ from rhe_parties.attacks.base import AttackContext, Claim, PriorKnowledge
 from rhe_parties.attacks.span.inversion import Inversion
 from rhe_parties.attacks.span.pipeline import SpanAttack, SpanSettings, prepare
 from rhe_parties.attacks.span.refine import heads_together
+from rhe_parties.attacks.two_layer_span import attack_encrypted, attack_plain
 from rhe_parties.attacks.white_box import Heads, WhiteBoxStrategy
 from rhe_parties.model.backbone import Backbone
 from rhe_parties.rng import stream_seed
+from rhe_parties.threat.view import AdversaryView, Observation
 from rhe_parties.types import FloatArray
 
 __all__ = ["SpanEffort", "SpanInversion", "span_tools"]
@@ -30,7 +32,8 @@ class SpanEffort:
     Attributes:
         effort: multiplies the work put into decoding; more pays with many auxiliary images.
         decoder_steps: training steps of the decoder.
-        shadow_heads: auxiliary heads inverted for the decoder's training.
+        shadow_heads: auxiliary heads inverted for the decoder's training; of two-layer heads, those that the estimate
+            of features is fitted to.
         refine_steps: steps through the backbone; -1 leaves the default, 0 turns refinement off.
     """
 
@@ -80,21 +83,35 @@ class SpanInversion(WhiteBoxStrategy):
     Uses: the head's weights, the public backbone and recipe, auxiliary images. Expected without RHE at one image per
     class: nearly every training image identified among all private ones of its class. With RHE: blocked as it is;
     on the ciphertexts the regressor has no skill, its estimate is the mean head, and identification is at chance.
+    Heads with a hidden layer have no closed form; there a ridge regression on shadow heads finds the features.
     """
 
     name = "span-inversion"
     summary = "training features from the weights in closed form, then pixels by decoder and backbone"
     source = "span identity; against arXiv 2505.14323, section on reconstruction"
+    two_layer_needs = frozenset({Observation.TWO_LAYER_HEAD})
 
     @dataclass(frozen=True)
     class Options(SpanEffort):
         """Effort, as in `SpanEffort`, and that of the variant on ciphertexts.
 
         Attributes:
-            ciphertext_shadows: heads encrypted under the same key for the variant on ciphertexts.
+            ciphertext_shadows: heads encrypted under the same key for the variant on ciphertexts; half as many where
+                heads have a hidden layer, which makes dozens of ciphertexts of each.
         """
 
         ciphertext_shadows: int = 512
+
+    def attack_two_layer(self, view: AdversaryView, prior: PriorKnowledge, context: AttackContext) -> Claim:
+        """See `Strategy.attack_two_layer`."""
+        return attack_plain(view, prior, context, self.options.shadow_heads)
+
+    def attack_ciphertexts(self, view: AdversaryView, prior: PriorKnowledge, context: AttackContext) -> Claim:
+        """See `WhiteBoxStrategy.attack_ciphertexts`; of two-layer heads, products of weights are read."""
+        if prior.two_layer is None:
+            return super().attack_ciphertexts(view, prior, context)
+        o = self.options
+        return attack_encrypted(view, prior, context, o.shadow_heads, max(1, o.ciphertext_shadows // 2))
 
     def attack_heads(self, heads: Heads, prior: PriorKnowledge, context: AttackContext) -> Claim:
         """See `WhiteBoxStrategy.attack_heads`."""

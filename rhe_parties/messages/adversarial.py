@@ -9,6 +9,7 @@ import numpy as np
 
 from rhe_parties.errors import FailureCode, MessageError, NumericError
 from rhe_parties.messages.checks import check_name, check_tensor, empty
+from rhe_parties.model.activations import ACTIVATIONS
 from rhe_parties.types import FloatArray, IntArray, UInt8Array
 
 __all__ = [
@@ -29,6 +30,8 @@ CLAIM_ARRAYS = {
     "whitener": 2,
     "weights": 3,
     "biases": 2,
+    "hidden_weights": 3,
+    "hidden_biases": 2,
     "scores": 2,
     "property_scores": 2,
     "inputs": 5,
@@ -146,7 +149,8 @@ class ClaimReport:
     """What a strategy made of its view.
 
     `array_names` name the `arrays`, float32, after `CLAIM_ARRAYS`; a leading `null.` marks what the strategy made of
-    an input that holds nothing. `queries` int64 [V], or empty: decisions used per head, as the key holder counted.
+    an input that holds nothing. `activation` is that of claimed hidden layers, empty without. `queries` int64 [V], or
+    empty: decisions used per head, as the key holder counted.
     """
 
     adversary: str
@@ -160,8 +164,13 @@ class ClaimReport:
     queries: IntArray = field(default_factory=lambda: empty(np.int64))
     note_names: tuple[str, ...] = ()
     note_values: tuple[str, ...] = ()
+    activation: str = ""
 
     def __post_init__(self) -> None:
+        if self.activation and self.activation not in ACTIVATIONS:
+            raise MessageError(FailureCode.BAD_VALUE, f"activation {self.activation[:64]!r} is unknown")
+        if bool(self.activation) != ("hidden_weights" in self.array_names):
+            raise MessageError(FailureCode.MALFORMED, "a claimed hidden layer and its activation belong together")
         if len(self.array_names) != len(self.arrays) or len(set(self.array_names)) != len(self.arrays):
             raise MessageError(FailureCode.MALFORMED, f"{len(self.array_names)} names for {len(self.arrays)} arrays")
         if not self.queries.size:  # an absent tensor has no type of its own

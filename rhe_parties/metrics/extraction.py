@@ -11,6 +11,7 @@ from rhe_parties.metrics.intervals import bootstrap_means, rate_interval
 from rhe_parties.metrics.truth import GroundTruth, Measured, MeasuredClaim, check_shape, measured
 from rhe_parties.model.binary_head import BinaryHead
 from rhe_parties.model.head import LinearHead
+from rhe_parties.model.mlp import DeepHead
 from rhe_parties.types import AnyArray, FloatArray, IntArray
 
 __all__ = ["Head", "measure_head", "queries_used"]
@@ -34,22 +35,38 @@ def measure_head(
     weights = claim.get("weights")
     if weights is None or not heads:
         return []
-    classes, width = heads[0].classes, heads[0].features
-    check_shape("weights", weights, (len(heads), classes, width))
-    biases = claim.get("biases")
-    if biases is None:
-        biases = np.zeros((len(heads), classes), dtype=np.float32)
-    check_shape("biases", biases, (len(heads), classes))
+    copies = _copies(claim, weights, heads[0].classes, heads[0].features, len(heads))
     linear = [head for head in heads if isinstance(head, LinearHead)]
-    # A linear copy of a head with a hidden layer has no weights to compare, but it decides.
-    found = [head_cosine(weights, linear, generator)] if len(linear) == len(heads) else []
+    # Where only one of copy and head has a hidden layer there are no weights to compare, but both decide.
+    alike = len(linear) == len(heads) and not claim.activation
+    found = [head_cosine(weights, linear, generator)] if alike else []
     for name, features in (
         ("extraction_agreement", truth.agreement_features),
         ("extraction_agreement_mixes", truth.random_features),
     ):
         if features is not None:
-            found.append(_agreement(name, weights, biases, heads, features, generator))
+            found.append(_agreement(name, copies, heads, features, generator))
     return found
+
+
+def _copies(
+    claim: MeasuredClaim, weights: FloatArray, classes: int, width: int, heads: int
+) -> list[LinearHead | DeepHead]:
+    """The claimed heads, behind their hidden layers where such are claimed."""
+    hidden, offsets = claim.get("hidden_weights"), claim.get("hidden_biases")
+    units = width if hidden is None else hidden.shape[1]
+    check_shape("weights", weights, (heads, classes, units))
+    biases = claim.get("biases")
+    if biases is None:
+        biases = np.zeros((heads, classes), dtype=np.float32)
+    check_shape("biases", biases, (heads, classes))
+    if hidden is None:
+        return [LinearHead(*pair) for pair in zip(weights, biases, strict=True)]
+    check_shape("hidden_weights", hidden, (heads, units, width))
+    offsets = np.zeros((heads, units), dtype=np.float32) if offsets is None else offsets
+    check_shape("hidden_biases", offsets, (heads, units))
+    layers = zip(hidden, offsets, weights, biases, strict=True)
+    return [DeepHead(((w, b), (v, c)), claim.activation) for w, b, v, c in layers]
 
 
 def head_cosine(weights: FloatArray, heads: Sequence[LinearHead], generator: np.random.Generator) -> Measured:
@@ -78,7 +95,7 @@ def _decisions(weights: AnyArray, biases: AnyArray, features: FloatArray) -> Int
     return decided
 
 
-def _true_decisions(head: Head, features: FloatArray) -> IntArray:
+def _decided(head: Head | DeepHead, features: FloatArray) -> IntArray:
     if isinstance(head, LinearHead):
         return _decisions(head.weight, head.bias, features)
     decided: IntArray = np.argmax(head.logits(features), axis=1)
@@ -87,15 +104,14 @@ def _true_decisions(head: Head, features: FloatArray) -> IntArray:
 
 def _agreement(
     name: str,
-    weights: FloatArray,
-    biases: FloatArray,
+    copies: Sequence[LinearHead | DeepHead],
     heads: Sequence[Head],
     features: FloatArray,
     generator: np.random.Generator,
 ) -> Measured:
     """Share of equal decisions on features [F, D]."""
-    claimed = np.stack([_decisions(w, b, features) for w, b in zip(weights, biases, strict=True)])
-    true = np.stack([_true_decisions(head, features) for head in heads])
+    claimed = np.stack([_decided(head, features) for head in copies])
+    true = np.stack([_decided(head, features) for head in heads])
     hits = (claimed == true).astype(np.float64)
     chance = float(np.mean([(claimed == np.roll(true, shift, axis=0)).mean() for shift in _shifts(len(heads))]))
     return measured(name, float(hits.mean()), rate_interval(hits, generator), hits.size, len(hits), chance)

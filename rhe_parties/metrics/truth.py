@@ -73,11 +73,13 @@ class MeasuredClaim:
 
     `queries` int64 [V] are the decisions used per head as the key holder counted them; empty where none were asked.
     Keys: images [V, T, C, H, W], features [V, T, D], whitener [D, D], weights [V, K, D], biases [V, K], scores [V, M],
-    property_scores [V, P], inputs [V, B, C, H, W].
+    property_scores [V, P], hidden_weights [V, H, D] and hidden_biases [V, H] with weights [V, K, H] behind the
+    `activation`, inputs [V, B, C, H, W].
     """
 
     arrays: Mapping[str, FloatArray]
     queries: IntArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    activation: str = ""
 
     def get(self, name: str) -> FloatArray | None:
         """The array, or None where the claim holds none."""
@@ -90,7 +92,7 @@ class MeasuredClaim:
         inner = {k.removeprefix(NULL_PREFIX): v for k, v in self.arrays.items() if k.startswith(NULL_PREFIX)}
         if inner and "whitener" not in inner and "whitener" in self.arrays:
             inner["whitener"] = self.arrays["whitener"]
-        return MeasuredClaim(inner)
+        return MeasuredClaim(inner, activation=self.activation)
 
 
 @dataclass(frozen=True)

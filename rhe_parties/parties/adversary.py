@@ -233,6 +233,7 @@ def _report(
         queries=queries if queries is not None else empty(np.int64),
         note_names=tuple(held.notes),
         note_values=tuple(held.notes.values()),
+        activation=held.activation,
     )
 
 

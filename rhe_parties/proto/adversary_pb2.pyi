@@ -80,7 +80,7 @@ class ClientAdmitted(_message.Message):
     def __init__(self, client: _Optional[str] = ..., budget: _Optional[int] = ..., release: _Optional[str] = ...) -> None: ...
 
 class ClaimReport(_message.Message):
-    __slots__ = ("adversary", "variant", "outcome", "missing", "error", "head_ids", "array_names", "arrays", "queries", "note_names", "note_values")
+    __slots__ = ("adversary", "variant", "outcome", "missing", "error", "head_ids", "array_names", "arrays", "queries", "note_names", "note_values", "activation")
     ADVERSARY_FIELD_NUMBER: _ClassVar[int]
     VARIANT_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
@@ -92,6 +92,7 @@ class ClaimReport(_message.Message):
     QUERIES_FIELD_NUMBER: _ClassVar[int]
     NOTE_NAMES_FIELD_NUMBER: _ClassVar[int]
     NOTE_VALUES_FIELD_NUMBER: _ClassVar[int]
+    ACTIVATION_FIELD_NUMBER: _ClassVar[int]
     adversary: str
     variant: str
     outcome: str
@@ -103,4 +104,5 @@ class ClaimReport(_message.Message):
     queries: _tensor_pb2.Tensor
     note_names: _containers.RepeatedScalarFieldContainer[str]
     note_values: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, adversary: _Optional[str] = ..., variant: _Optional[str] = ..., outcome: _Optional[str] = ..., missing: _Optional[_Iterable[str]] = ..., error: _Optional[str] = ..., head_ids: _Optional[_Iterable[str]] = ..., array_names: _Optional[_Iterable[str]] = ..., arrays: _Optional[_Iterable[_Union[_tensor_pb2.Tensor, _Mapping]]] = ..., queries: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., note_names: _Optional[_Iterable[str]] = ..., note_values: _Optional[_Iterable[str]] = ...) -> None: ...
+    activation: str
+    def __init__(self, adversary: _Optional[str] = ..., variant: _Optional[str] = ..., outcome: _Optional[str] = ..., missing: _Optional[_Iterable[str]] = ..., error: _Optional[str] = ..., head_ids: _Optional[_Iterable[str]] = ..., array_names: _Optional[_Iterable[str]] = ..., arrays: _Optional[_Iterable[_Union[_tensor_pb2.Tensor, _Mapping]]] = ..., queries: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., note_names: _Optional[_Iterable[str]] = ..., note_values: _Optional[_Iterable[str]] = ..., activation: _Optional[str] = ...) -> None: ...

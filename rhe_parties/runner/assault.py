@@ -100,7 +100,7 @@ def attack(
 
 def _measure(lab: Laboratory, report: ClaimReport, cell: AttackRecord) -> None:
     """Compare the claim with the truth; a claim of impossible shape is the strategy's error, not the run's."""
-    claim = MeasuredClaim(lab.truth.about_aims(report.named), report.queries)
+    claim = MeasuredClaim(lab.truth.about_aims(report.named), report.queries, report.activation)
     stream = numpy_stream(lab.parameters.seed, "bootstrap-attack")
     try:
         if report.head_ids != lab.head_ids:
