@@ -7,7 +7,7 @@ import numpy as np
 from rhe_parties.attacks.base import AttackContext, Challenge, Claim, PriorKnowledge, Strategy
 from rhe_parties.data.datasets import to_unit
 from rhe_parties.threat.view import AdversaryView
-from rhe_parties.types import AnyArray, FloatArray
+from rhe_parties.types import AnyArray, FloatArray, IntArray
 
 __all__ = ["PriorOnly"]
 
@@ -37,12 +37,15 @@ class PriorOnly(Strategy):
             return Claim(heads)
         if challenge.candidates is not None and challenge.candidate_labels is not None:
             return Claim(heads, scores=_typicality(challenge, prior))
-        images = _class_means(to_unit(prior.auxiliary_images), prior)
-        features = _class_means(prior.auxiliary_features, prior)
+        pictures = to_unit(prior.auxiliary_images)
         if challenge.target_labels is not None:
-            labels = challenge.target_labels[:, None]
-            return Claim(heads, images=images[labels], features=features[labels])
-        return Claim(heads, images=_repeat(images, prior, len(heads)), features=_repeat(features, prior, len(heads)))
+            target = challenge.target_labels[:, None]
+            images, features = _class_means(pictures, prior), _class_means(prior.auxiliary_features, prior)
+            return Claim(heads, images=images[target], features=features[target])
+        # Where training sets are balanced over something finer than the classes, that is known, and an average of it.
+        labels, kinds, each = prior.balance
+        images, features = _means(pictures, labels, kinds), _means(prior.auxiliary_features, labels, kinds)
+        return Claim(heads, images=_repeat(images, each, len(heads)), features=_repeat(features, each, len(heads)))
 
 
 def _typicality(challenge: Challenge, prior: PriorKnowledge) -> FloatArray:
@@ -58,11 +61,14 @@ def _typicality(challenge: Challenge, prior: PriorKnowledge) -> FloatArray:
 
 def _class_means(values: AnyArray, prior: PriorKnowledge) -> FloatArray:
     """[K, …], float32."""
-    means = [values[prior.auxiliary_labels == k].mean(axis=0) for k in range(prior.classes)]
-    return np.stack(means).astype(np.float32)
+    return _means(values, prior.auxiliary_labels, prior.classes)
 
 
-def _repeat(means: FloatArray, prior: PriorKnowledge, heads: int) -> FloatArray:
-    """Class means [K, …], each S times, the same for every head: [V, N, …]."""
-    block = np.repeat(means, prior.images_per_class, axis=0)
+def _means(values: AnyArray, labels: IntArray, classes: int) -> FloatArray:
+    return np.stack([values[labels == k].mean(axis=0) for k in range(classes)]).astype(np.float32)
+
+
+def _repeat(means: FloatArray, each: int, heads: int) -> FloatArray:
+    """Means [K, …], each `each` times, the same for every head: [V, N, …]."""
+    block = np.repeat(means, each, axis=0)
     return np.broadcast_to(block, (heads, *block.shape)).astype(np.float32)
