@@ -16,7 +16,7 @@ from rich.console import Console
 from rhe_parties.report.exposure import LANES, exposure
 from rhe_parties.report.html import render_html
 from rhe_parties.report.record import Record, WorldRecord
-from rhe_parties.report.table import render_error, render_table
+from rhe_parties.report.table import FULL_WIDTH, render_error, render_table
 from rhe_parties.report.verdicts import control_sentences, headline, verdicts
 from rhe_parties.report.wording import format_value, size_text, world_cost
 from tests.report_sample import RECORDS, attack, blocked_only, failed, hostile, rate, sample_record
@@ -25,10 +25,10 @@ from tests.report_tasks import TASKS
 EVERY = {**RECORDS, **{f"task-{name}": make for name, make in TASKS.items()}}
 
 
-def printed(record: Record, width: int = 100) -> str:
+def printed(record: Record, width: int = FULL_WIDTH) -> str:
     """The terminal table as plain text."""
     console = Console(width=width, file=io.StringIO(), no_color=True, force_terminal=False)
-    console.print(render_table(record, "runs/quickstart/report.html"))
+    console.print(render_table(record, "runs/quickstart/report.html", width))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -69,9 +69,9 @@ class Page(HTMLParser):
 # ---- terminal ------------------------------------------------------------------------------------------------
 
 
-def test_table_fits_100_columns_and_tears_no_value_apart() -> None:
+def test_table_fits_its_columns_and_tears_no_value_apart() -> None:
     text = printed(sample_record())
-    assert max(map(len, text.splitlines())) <= 100
+    assert max(map(len, text.splitlines())) <= FULL_WIDTH
     assert "\x1b" not in text
     for whole in (
         "quickstart: who can learn what about the private training images?",
@@ -117,7 +117,7 @@ def test_every_record_gives_a_table(name: str) -> None:
     text = printed(EVERY[name]())
     assert "\x1b" not in text
     assert "nan" not in re.findall(r"[a-z]+", text.lower())
-    assert max(map(len, text.splitlines())) <= 100
+    assert max(map(len, text.splitlines())) <= FULL_WIDTH
 
 
 def test_markup_in_names_is_printed_as_it_stands() -> None:

@@ -17,6 +17,7 @@ from rhe_parties.report.html import render_html
 from rhe_parties.report.meanings import STATISTICS, statistic
 from rhe_parties.report.plots import Line, drawable, histogram_svg, rate_at, roc_svg
 from rhe_parties.report.record import CurveRecord, HistogramRecord, Record, load_record, save_record
+from rhe_parties.report.table import FULL_WIDTH
 from rhe_parties.report.verdicts import control_sentences, headline, verdicts
 from rhe_parties.report.wording import find, world_phrase, world_release
 from tests.report_sample import attack, rate, sample_record
@@ -100,6 +101,14 @@ def test_many_cells_come_with_a_warning_of_accidents() -> None:
 # ---- terminal ------------------------------------------------------------------------------------------------------
 
 
+def test_long_names_are_broken_at_a_hyphen() -> None:
+    record = sample_record()
+    record.worlds[0].attacks[0].adversary = "span-membership"
+    lines = [line.split() for line in printed(record, width=80).splitlines()]
+    assert ["span-" in line for line in lines].count(True) == 1
+    assert any(line[:1] == ["membership"] for line in lines)
+
+
 @pytest.mark.parametrize(
     ("task", "titles"),
     [
@@ -112,10 +121,11 @@ def test_many_cells_come_with_a_warning_of_accidents() -> None:
     ],
 )
 def test_columns_follow_what_was_measured(task: str, titles: tuple[str, ...]) -> None:
-    text = printed(TASKS[task](), width=104)
+    text = printed(TASKS[task](), width=FULL_WIDTH)
     heading = text[text.index("What each adversary learned") : text.index("─")]
     assert [title for title in titles if title not in heading] == []
-    assert max(map(len, text.splitlines())) <= 104
+    assert max(map(len, text.splitlines())) <= FULL_WIDTH
+    assert text.count("[") == text.count("]")  # no interval is cut off
     narrow = printed(TASKS[task](), width=80)
     assert max(map(len, narrow.splitlines())) <= 80
 

@@ -48,7 +48,8 @@ class ResultRecord(_Strict):
 class ExampleRecord(_Strict):
     """One victim head's images as PNG data URIs (`data:image/png;base64,…`), ordered by class.
 
-    `claimed` is empty where the attack made no image; `class_average` is the mean auxiliary image of each class.
+    `claimed` is empty where the attack made no image; `class_average` is the mean auxiliary image of each class
+    (where training sets are balanced over something finer, of that).
     `subject` says what the images are: training images, or images that the head classified. `classes` names the
     class of each image where they are not ordered by class.
     """

@@ -38,7 +38,7 @@ _STYLES = {
     "none": "dim",
 }
 # Columns that the whole table takes, and what a cell may take of them.
-FULL_WIDTH = 104
+FULL_WIDTH = 116
 _REASON_WIDTH = 40
 
 
@@ -157,7 +157,8 @@ _MEMBERS = {"tpr_at_fpr_1pct": "Recognised at\n1 % FPR"}
 def _attacks(record: Record, narrow: bool) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_lines=False)
     table.add_column("World", min_width=5, max_width=6 if narrow else 9, overflow="fold", style="bold")
-    table.add_column("Adversary", min_width=14, max_width=14 if narrow else 18, overflow="fold")
+    room = 14 if narrow else 18
+    table.add_column("Adversary", min_width=14, max_width=room, overflow="fold")
     table.add_column("Outcome", min_width=13 if narrow else 18, max_width=16 if narrow else 20, overflow="fold")
     shown = _columns(record, narrow)
     for place, column in enumerate(shown):
@@ -172,12 +173,12 @@ def _attacks(record: Record, narrow: bool) -> Table:
         for position, attack in enumerate(world.attacks):
             last = position == len(world.attacks) - 1
             table.add_row(
-                printable(world.name) if position == 0 else "", *_attack_cells(attack, shown), end_section=last
+                printable(world.name) if position == 0 else "", *_attack_cells(attack, shown, room), end_section=last
             )
     return table
 
 
-def _attack_cells(attack: AttackRecord, shown: list[_Column]) -> list[RenderableType]:
+def _attack_cells(attack: AttackRecord, shown: list[_Column], room: int) -> list[RenderableType]:
     word, detail = outcome_words(attack)
     result = deciding_result(attack)
     if attack.outcome in ("blocked", "error"):
@@ -189,10 +190,16 @@ def _attack_cells(attack: AttackRecord, shown: list[_Column]) -> list[Renderable
         words = result.statistic.replace("_", " ")
         detail = f"{words} {format_value(result.statistic, result.value)}"
     cells: list[RenderableType] = [
-        _two(printable(attack.adversary), variant_words(attack.variant)),
+        _two(_broken(printable(attack.adversary), room), variant_words(attack.variant)),
         _two(word, _short(detail), _STYLES[attack.outcome]),
     ]
     return [*cells, *(_measured(attack, column) for column in shown)]
+
+
+def _broken(name: str, room: int) -> str:
+    """A name too long for its column in two lines, the first of which ends in a hyphen."""
+    cut = name.rfind("-", 0, room) + 1
+    return name if len(name) <= room or cut == 0 else f"{name[:cut]}\n{name[cut:]}"
 
 
 def _short(text: str) -> str:

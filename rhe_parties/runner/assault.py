@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from rhe_parties.data.datasets import Dataset, to_unit
 from rhe_parties.errors import MessageError, NumericError
 from rhe_parties.messages.payloads import AttackRequest, ClaimReport
 from rhe_parties.metrics.claims import measure_claim, verdict
@@ -136,19 +137,30 @@ def _examples(lab: Laboratory, claim: MeasuredClaim) -> list[ExampleRecord]:
         true, claimed, labels = truth.images[truth.aims], images, truth.labels[truth.aims]
     else:
         return []
-    averages = truth.class_means
+    averages, kinds = truth.class_means, labels
+    if subject == "training" and lab.dataset.finer is not None:
+        averages, kinds = (
+            _finer_averages(lab, lab.dataset.finer),
+            lab.dataset.finer.labels[lab.splits.private][truth.aims],
+        )
     blank = np.zeros(true.shape[2:], np.float32)
     return [
         ExampleRecord(
             head_id=lab.head_id(index),
             true=[_png(image) for image in true[index, :_PICTURES]],
             claimed=[_png(image) for image in claimed[index, :_PICTURES]],
-            class_average=[_png(averages.get(int(label), blank)) for label in labels[index, :_PICTURES]],
+            class_average=[_png(averages.get(int(kind), blank)) for kind in kinds[index, :_PICTURES]],
             subject=subject,
             classes=[names[int(label)] for label in labels[index, :_PICTURES]],
         )
         for index in range(min(lab.parameters.examples, len(true)))
     ]
+
+
+def _finer_averages(lab: Laboratory, finer: Dataset) -> dict[int, FloatArray]:
+    """Mean auxiliary image [C, H, W] of everything that training sets are balanced over, which the adversary knows."""
+    images, labels = to_unit(lab.dataset.images[lab.auxiliary]), finer.labels[lab.auxiliary]
+    return {int(k): images[labels == k].mean(axis=0) for k in np.unique(labels)}
 
 
 def _png(image: FloatArray) -> str:
