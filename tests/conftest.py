@@ -8,6 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Before torch is loaded: several processes with a thread per core each spend most of their time waiting.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Files that take longest, longest first: begun last, one of them would keep one worker busy while the others idle.
 _SLOW = (
