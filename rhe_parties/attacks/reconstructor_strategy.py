@@ -10,18 +10,17 @@ import numpy as np
 from rhe_parties.attacks.base import AttackContext, Claim, PriorKnowledge
 from rhe_parties.attacks.reconstructor.neurons import sort_hidden_units
 from rhe_parties.attacks.reconstructor.reconstructor import Reconstructor
-from rhe_parties.attacks.reconstructor.standardise import flatten_heads
 from rhe_parties.attacks.reconstructor.stream import shadow_stream
 from rhe_parties.attacks.reconstructor.training import ReconstructorSettings, Training
 from rhe_parties.attacks.shadows.factory import ShadowBlock, ShadowFactory
 from rhe_parties.attacks.shadows.sets import BalancedSets
 from rhe_parties.attacks.shadows.stream import BlockSource
 from rhe_parties.attacks.shadows.two_layer_factory import FlatBlock, TwoLayerFactory
+from rhe_parties.attacks.two_layer_span import flat_heads
 from rhe_parties.attacks.white_box import (
     Heads,
     WhiteBoxStrategy,
     gaussian_like,
-    known_victims,
     null_shadows,
     read_ciphertexts,
 )
@@ -100,11 +99,8 @@ class ReconstructorStrategy(WhiteBoxStrategy):
 
     def attack_two_layer(self, view: AdversaryView, prior: PriorKnowledge, context: AttackContext) -> Claim:
         """See `Strategy.attack_two_layer`; the null control is again what it draws from random heads."""
-        seen = view.two_layer_heads()
-        ids = known_victims(context.victims, seen)
-        layers = [(h.hidden_weight, h.hidden_bias, h.weight, h.bias) for h in (seen[name] for name in ids)]
-        flat = self._arranged(prior, flatten_heads(*(np.stack(parts) for parts in zip(*layers, strict=True))))
-        claim = self._drawn(ids, flat, prior, context)
+        ids, flat = flat_heads(view, prior, context)
+        claim = self._drawn(ids, self._arranged(prior, flat), prior, context)
         context.progress(0.85, "null control")
         shadows = self._arranged(prior, _some_heads(prior, context, null_shadows(len(ids))))
         return replace(claim, null=self._drawn(ids, gaussian_like(shadows, len(ids), context.seed), prior, context))

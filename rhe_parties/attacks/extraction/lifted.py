@@ -85,17 +85,8 @@ class LiftedHeads:
         return logits
 
     def _exact(self, weight: Float64Array, bias: Float64Array, out: Float64Array, offset: Float64Array) -> Float64Array:
-        """`SquareLift.head` for many heads at once."""
-        axes, products = self.lift.axes, self.lift.products
-        scaled = (weight @ axes.basis) * np.sqrt(axes.spread)
-        moved = bias + weight @ axes.mean
-        rows, columns = np.triu_indices(products)
-        kept = scaled[..., :products]
-        forms = (kept * out[:, 0, :, None]).transpose(0, 2, 1) @ kept
-        twice = np.where(rows == columns, 1.0, 2.0)
-        lines = ((2 * out[:, 0] * moved)[:, None] @ scaled)[:, 0]
-        constant = (out[:, 0] * np.square(moved)).sum(1, keepdims=True) + offset
-        return np.concatenate([lines, forms[:, rows, columns] * twice, constant], axis=1)
+        lines, constant = self.lift.heads(weight, bias, out, offset)
+        return np.concatenate([lines[:, 0], constant], axis=1)
 
     def _fitted(
         self, weight: Float64Array, bias: Float64Array, out: Float64Array, offset: Float64Array

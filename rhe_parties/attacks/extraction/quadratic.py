@@ -61,15 +61,29 @@ class SquareLift:
         """
         if head.activation != "square" or len(head.layers) != 2:
             raise ParameterError(f"a {head.activation} head of {len(head.layers)} layers is no quadratic form")
-        (first, offset), (second, bias) = ((w.astype(np.float64), b.astype(np.float64)) for w, b in head.layers)
-        scaled = (first @ self.axes.basis) * np.sqrt(self.axes.spread)
-        offset = offset + first @ self.axes.mean
+        (first, offset), (second, bias) = (
+            (w.astype(np.float64)[None], b.astype(np.float64)[None]) for w, b in head.layers
+        )
+        weight, constant = self.heads(first, offset, second, bias)
+        return weight[0].astype(np.float32), constant[0].astype(np.float32)
+
+    def heads(
+        self, hidden: Float64Array, offset: Float64Array, mixing: Float64Array, bias: Float64Array
+    ) -> tuple[Float64Array, Float64Array]:
+        """`head` for V square heads at once: hidden [V, H, D], offset [V, H], mixing [V, K, H], bias [V, K].
+
+        Returns:
+            Weight [V, K, width] and bias [V, K] on lifted features.
+        """
+        scaled = (hidden @ self.axes.basis) * np.sqrt(self.axes.spread)
+        moved = offset + hidden @ self.axes.mean
         rows, columns = np.triu_indices(self.products)
         twice = np.where(rows == columns, 1.0, 2.0)
-        kept = scaled[:, : self.products]
-        products = np.stack([((kept.T * v) @ kept)[rows, columns] * twice for v in second])
-        weight = np.concatenate([2.0 * (second * offset) @ scaled, products], axis=1)
-        return weight.astype(np.float32), (second @ np.square(offset) + bias).astype(np.float32)
+        kept = scaled[:, None, :, : self.products]  # [V, 1, H, r]
+        forms = (kept * mixing[..., None]).swapaxes(2, 3) @ kept
+        lines = 2.0 * (mixing * moved[:, None]) @ scaled
+        weight = np.concatenate([lines, forms[..., rows, columns] * twice], axis=2)
+        return weight, (mixing @ np.square(moved)[..., None])[..., 0] + bias
 
     def forms(self, weight: AnyArray, bias: AnyArray) -> Float64Array:
         """Quadratic forms [K, D+1, D+1] on (φ, 1) of linear heads on lifted features (weight [K, width], bias [K])."""

@@ -59,14 +59,11 @@ class CrossFit:
         estimate: fitted to all shadows.
         unseen: [n, q], what the fit to the other groups says of each shadow.
         skill: R² of `unseen`, over all groups but the first, on which the ridge was chosen.
-        ridge: what was chosen: the least whose squared error on the first group is within 5 % of the best one's.
-            The best itself blurs the directions of little variance, in which images differ.
     """
 
     estimate: LinearEstimate
     unseen: FloatArray
     skill: float
-    ridge: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +124,9 @@ def _floored(covariance: Float64Array) -> Float64Array:
 
 
 def cross_fit(numbers: FloatArray, targets: FloatArray, groups: IntArray) -> CrossFit:
-    """Fit to shadow heads.
+    """Fit to shadow heads, with the least ridge whose squared error on the first group is within 5 % of the best one's.
+
+    The best itself blurs the directions of little variance, in which images differ.
 
     Args:
         numbers: [n, p].
@@ -169,7 +168,7 @@ def cross_fit(numbers: FloatArray, targets: FloatArray, groups: IntArray) -> Cro
     measured = groups > 0
     residual = np.square(unseen[measured] - y[measured]).sum(dtype=np.float64)
     skill = 1 - float(residual / max(np.square(y[measured]).sum(dtype=np.float64), 1e-300))
-    return CrossFit(LinearEstimate(centre, scale, slope(None, ridge), mean), unseen + mean, skill, ridge)
+    return CrossFit(LinearEstimate(centre, scale, slope(None, ridge), mean), unseen + mean, skill)
 
 
 def _check(numbers: FloatArray, targets: FloatArray, groups: IntArray) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rhe_parties.errors import NumericError
-from rhe_parties.model.two_layer import BatchRecipe, split_parameters
+from rhe_parties.model.two_layer import BatchRecipe, parameter_count, split_parameters
 from rhe_parties.types import FloatArray, IntArray
 
 __all__ = ["Invariants"]
@@ -91,7 +91,7 @@ class Invariants:
 
     def _in_blocks(self, flat: FloatArray, function: Callable[[Parts], Float64Array]) -> FloatArray:
         width = len(self.mean)
-        expected = sum(int(np.prod(shape)) for shape in self.recipe.shapes(width, 2))
+        expected = parameter_count(self.recipe, width, 2)
         if flat.ndim != 2 or flat.shape[1] != expected or not np.isfinite(flat).all():
             raise NumericError(
                 f"heads of this recipe have {expected} finite parameters each, got an array {flat.shape}"

@@ -132,7 +132,6 @@ class TwoLayerSpan:
         classes, per_class: of training sets.
         flat, numbers: parameters [n, P] and numbers [n, p] of some shadows.
         skill: R² on shadow heads of unseen images.
-        ridge: of the estimate.
         shadows: how many heads were trained.
     """
 
@@ -144,7 +143,6 @@ class TwoLayerSpan:
     flat: FloatArray
     numbers: FloatArray
     skill: float
-    ridge: float
     shadows: int
 
     def features(self, numbers: FloatArray) -> FloatArray:
@@ -200,6 +198,5 @@ def prepare_two_layer(shadows: Shadows, numbers: FloatArray, seed: int, pool: Po
         shadows.flat[kept],
         numbers[kept],
         fit.skill,
-        fit.ridge,
         len(numbers),
     )
