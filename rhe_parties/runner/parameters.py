@@ -116,7 +116,9 @@ class Parameters(BaseModel):
     threads: int = Field(2, ge=1, le=1024, description="threads of numerical code in each process")
     device: str = Field("auto", description="auto, cpu or cuda, for backbone and strategies")
     resources: Resources = Field(default_factory=dict, description='per party, as {"model-host": {"num_gpus": 0.5}}')
-    party_timeout: float = Field(120.0, gt=0, description="seconds a party may take over one message")
+    party_timeout: float = Field(
+        600.0, gt=0, description="seconds a silent party may take over one message; one that died is noticed at once"
+    )
     attack_timeout: float = Field(7200.0, gt=0, description="seconds a strategy may take")
     examples: int = Field(4, ge=0, le=50, description="victim heads shown as pictures in the report")
 
