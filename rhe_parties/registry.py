@@ -6,6 +6,7 @@ one way to find them all. A plug-in from a file travels as source text, so that 
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import sys
 import types
@@ -13,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from rhe_parties.errors import PluginError, unknown_name
+from rhe_parties.errors import ParameterError, PluginError, unknown_name
 
-__all__ = ["CatalogueEntry", "Registry", "is_file_reference", "read_plugin_source"]
+__all__ = ["CatalogueEntry", "Registry", "is_file_reference", "parse_options", "read_plugin_source", "split_options"]
 
 T = TypeVar("T")
 
@@ -145,3 +146,51 @@ class Registry(Generic[T]):
     def _broken(self, name: str, error: Exception) -> PluginError:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         return PluginError(f"{self.kind} {name!r} could not be imported: {reason}")
+
+
+def split_options(text: str) -> tuple[str, dict[str, str]]:
+    """`NAME@key=value@key=value` as name and options.
+
+    Raises:
+        ParameterError: an option without a value, or one that is given twice.
+    """
+    name, *rest = text.split("@")
+    options: dict[str, str] = {}
+    for item in rest:
+        key, equals, value = item.partition("=")
+        if not (equals and key and value):
+            raise ParameterError(f"{text!r}: {item!r} is no option (allowed: {name}@key=value@key=value)")
+        if key in options:
+            raise ParameterError(f"{text!r}: option {key!r} is given twice")
+        options[key] = value
+    return name, options
+
+
+def parse_options(kind: str, cls: type[Any], given: dict[str, str]) -> Any:
+    """Build a plug-in's `Options` from text values by the type of each field.
+
+    Raises:
+        ParameterError: unknown option (the nearest is named) or a value of the wrong type.
+    """
+    fields = {f.name: f for f in dataclasses.fields(cls.Options)}
+    values: dict[str, Any] = {}
+    for key, text in given.items():
+        if key not in fields:
+            raise unknown_name(f"option of {kind} {cls.name!r}", key, fields)
+        default = fields[key].default
+        values[key] = _convert(f"{cls.name}.{key}", text, type(default))
+    try:
+        return cls.Options(**values)
+    except (TypeError, ValueError) as error:
+        raise ParameterError(f"options of {kind} {cls.name!r}: {error}") from error
+
+
+def _convert(name: str, text: str, kind: type[Any]) -> Any:
+    if kind is bool:
+        if text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        raise ParameterError(f"{name}={text!r} must be true or false")
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise ParameterError(f"{name}={text!r} is no {kind.__name__}") from error

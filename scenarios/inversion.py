@@ -18,7 +18,12 @@ scenario = Scenario(
         "victims": 58,
         "evaluation_images": 10,
         "corrupted": (),
-        "worlds": ("rhe", "rhe+decisions", "rhe+decisions+release=rounded:1", "rhe+decisions+release=logits"),
+        "worlds": (
+            "rhe",
+            "rhe+decisions",
+            "rhe+decisions+release=logits+rounding@digits=1",
+            "rhe+decisions+release=logits",
+        ),
         "adversary": ("inversion-network",),
     },
 )

@@ -14,12 +14,13 @@ from rhe_parties.types import AnyArray, FloatArray, UInt8Array
 
 @dataclass
 class FakeOracle:
-    """Decides with `logits(features)` of each head; `release` as the key holder's."""
+    """Decides with `logits(features)` of each head; `release` as the key holder's, rounded to `digits`."""
 
     extract: Callable[[UInt8Array], FloatArray]
     heads: dict[str, Callable[[FloatArray], AnyArray]]
     budget: int = 0
     release: str = "classes"
+    digits: int | None = None
     counts: dict[str, int] = field(default_factory=dict)
     calls: int = 0
 
@@ -36,8 +37,7 @@ class FakeOracle:
         classes = logits.argmax(axis=1).astype(np.int64)
         if self.release == "classes":
             return Answers(classes, np.empty(0, np.float32))
-        digits = self.release.partition(":")[2]
-        released = np.round(logits, int(digits)) if digits else logits
+        released = logits if self.digits is None else np.round(logits, self.digits)
         return Answers(classes, released.astype(np.float32))
 
     def used(self, head_id: str) -> int:

@@ -23,9 +23,9 @@ def pool(width: int = 20, classes: int = 4, images: int = 60) -> tuple[FloatArra
     return features, (np.arange(images) % classes).astype(np.int64)
 
 
-def factory(seed: int = 3, **more: Any) -> ShadowFactory:
+def factory(seed: int = 3, recipe: Recipe = PAPER, **more: Any) -> ShadowFactory:
     features, labels = pool()
-    return ShadowFactory(features, labels, 4, 2, PAPER, seed, **({"block": 32} | more))
+    return ShadowFactory(features, labels, 4, 2, recipe, seed, **({"block": 32} | more))
 
 
 def same(one: Iterable[Any], other: Iterable[Any]) -> bool:

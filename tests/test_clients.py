@@ -14,8 +14,8 @@ from rhe_parties.messages.payloads import AdmitClient, AskDecisions, ClientAdmit
 from rhe_parties.metrics.cost import message_costs
 from rhe_parties.report.record import AttackRecord, Record
 from rhe_parties.runner.parameters import resolve_parameters
-from rhe_parties.runner.plan import resolve_worlds
 from rhe_parties.runner.scenario import Scenario
+from rhe_parties.runner.world import resolve_worlds
 from rhe_parties.threat.model import ADVERSARY, KEY_HOLDER, LABORATORY, MODEL_HOST
 from rhe_parties.threat.transcript import Transcript
 from rhe_parties.transport import Switchboard
@@ -55,7 +55,7 @@ def test_answers_are_those_of_the_head_in_every_world(recorded: tuple[Record, Pa
     features = lab.backbone.extract(lab.dataset.images[lab.auxiliary][:60])
     for world in ("none+client", "rhe+client", "rhe+client+release=logits"):
         notes = cell(recorded[0], world).notes
-        for index, head in enumerate(lab.heads):
+        for index, head in enumerate(lab.heads(lab.worlds[0])):
             said = notes[f"victim-{index:04d} 0"].split() + notes[f"victim-{index:04d} 1"].split()
             logits = head.logits(features)
             top = np.sort(logits, axis=1)
@@ -154,6 +154,17 @@ def test_budgets_are_kept_per_head_and_not_spent_by_refusals() -> None:
         ("rhe+release=all", "release='all'"),
         ("rhe+", "addition"),
         ("none:bfv+client", "scheme"),
+        ("rhe:", "no scheme after the colon"),
+        ("rhe:bfw", "bfw"),
+        ("none+rounding@digts=2", "'digts'"),
+        ("none+rounding@digits=two", "no int"),
+        ("none+rounding@digits=7", "0 to 6"),
+        ("none+rounding@digits", "no option"),
+        ("dp-sgd@epsilon=5@epsilon=8", "given twice"),
+        ("dp-sgd@epsilon=-1", "above 0"),
+        ("relaxloss@alpha=0", "above 0"),
+        ("init-noise@std=-1", "at least 0"),
+        ("none+temperature@value=0", "above 0"),
     ],
 )
 def test_unknown_addition_to_a_world(world: str, said: str) -> None:
@@ -162,12 +173,15 @@ def test_unknown_addition_to_a_world(world: str, said: str) -> None:
 
 
 def test_laboratory_sees_the_decisions_that_a_world_leaks() -> None:
-    (world, other) = resolve_worlds(resolve_parameters({"worlds": "rhe+decisions+release=rounded:2,rhe"}))
+    (world, other) = resolve_worlds(
+        resolve_parameters({"worlds": "rhe+decisions+release=logits+rounding@digits=2,rhe"})
+    )
     lab = small_laboratory()
     assert world.threat_model(lab.threat_model).exposes(KEY_HOLDER, LABORATORY)
     assert not other.threat_model(lab.threat_model).exposes(KEY_HOLDER, LABORATORY)
-    assert (world.release, world.scheme) == ("rounded:2", "bfv")
-    assert "rounded to 2 decimals" in world.describe(lab.parameters)
+    assert (world.release, world.scheme) == ("logits", "bfv")
+    assert [applied.text for applied in world.defences] == ["rhe", "rounding@digits=2"]
+    assert "released scores are rounded" in world.describe(lab.parameters)
     plan = [w.plan for w in small_laboratory("none,rhe+client").worlds]
     assert plan[0] is None
     assert isinstance(plan[1], HeadPlan)

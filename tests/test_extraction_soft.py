@@ -18,9 +18,9 @@ from rhe_parties.attacks.extraction.soft import (
     fit_confidences,
     fit_top_confidence,
     log_confidences,
-    rounding,
     solve_logits,
 )
+from rhe_parties.attacks.scores import ReleasedScores
 from rhe_parties.attacks.soft_label import SoftLabel
 from rhe_parties.attacks.span.shadows import balanced_sets
 from rhe_parties.data.datasets import Dataset, load_dataset
@@ -49,9 +49,9 @@ class World:
     weight: FloatArray
     bias: FloatArray
 
-    def oracle(self, release: str, budget: int = 0) -> FakeOracle:
+    def oracle(self, release: str, budget: int = 0, digits: int | None = None) -> FakeOracle:
         heads = {f"h{i}": LinearHead(self.weight[i], self.bias[i]).logits for i in range(2)}
-        return FakeOracle(BACKBONE.extract, heads, budget, release)
+        return FakeOracle(BACKBONE.extract, heads, budget, release, digits)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,8 @@ def world() -> World:
 
 
 def attack(world: World, oracle: FakeOracle, **options: object) -> Claim:
-    context = AttackContext(4, victims=("h0", "h1"), oracle=oracle)
+    defences = () if oracle.digits is None else (f"rounding@digits={oracle.digits}",)
+    context = AttackContext(4, victims=("h0", "h1"), oracle=oracle, defences=defences)
     strategy = SoftLabel(SoftLabel.Options(shadows=400, reconstruct=False, **options))  # type: ignore[arg-type]
     return strategy.attack(AdversaryView(()), world.prior, context)
 
@@ -101,8 +102,8 @@ def test_one_image_per_unknown_is_enough(world: World) -> None:
 
 
 def test_rounded_logits_need_more_images(world: World) -> None:
-    few = errors(world, attack(world, world.oracle("rounded:1"), queries=200))
-    oracle = world.oracle("rounded:1")
+    few = errors(world, attack(world, world.oracle("logits", digits=1), queries=200))
+    oracle = world.oracle("logits", digits=1)
     many = errors(world, attack(world, oracle, queries=1500))
     assert oracle.used("h0") == 1500
     assert many[0] < 0.8 * few[0]
@@ -126,12 +127,18 @@ def test_budget_and_wrong_scores(world: World) -> None:
         attack(world, lost)
 
 
-def test_rounding_is_read_off_the_release() -> None:
-    assert rounding("logits") == 0
-    assert rounding("rounded:2") == pytest.approx(0.01 / np.sqrt(12))
-    for wrong in ("classes", "rounded:x", "rounded:"):
-        with pytest.raises(ParameterError, match="no scores"):
-            rounding(wrong)
+def test_what_scores_are_worth_follows_from_the_defences() -> None:
+    assert ReleasedScores.under(("rhe", "somebodys-own@x=1")) == ReleasedScores()
+    rounded = ReleasedScores.under(("rhe:bfv", "rounding@digits=2"))
+    assert (rounded.scale, rounded.grid) == (1, 0.01)
+    assert rounded.error == pytest.approx(0.01 / np.sqrt(12))
+    # A temperature is undone; what was rounded after it comes back with a coarser grid.
+    softened = ReleasedScores.under(("temperature@value=4", "rounding@digits=1"))
+    assert softened.scale == 4
+    assert softened.grid == pytest.approx(0.4)
+    before = ReleasedScores.under(("rounding@digits=1", "temperature@value=4"))
+    assert before.grid == pytest.approx(0.1)
+    np.testing.assert_allclose(softened.undone(np.float32([0.5, -1])), [2, -4])
 
 
 @dataclasses.dataclass(frozen=True)

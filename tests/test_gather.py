@@ -154,7 +154,7 @@ def _images(world: dict[str, Any], head: int = 0) -> Any:
 
 def _right(world: dict[str, Any], head: int = 0) -> list[int]:
     lab = world["lab"]
-    return list(lab.heads[head].logits(lab.evaluation_features[head]).argmax(axis=1))
+    return list(lab.heads(lab.worlds[0])[head].logits(lab.evaluation_features[head]).argmax(axis=1))
 
 
 def _decisions(world: dict[str, Any], responses: list[Envelope]) -> dict[int, Payload]:
@@ -325,7 +325,7 @@ def test_a_reply_that_is_refused_whole_is_given_again_part_by_part(world: dict[s
 def test_a_new_head_does_not_answer_for_the_old_one(world: dict[str, Any]) -> None:
     lab, host, images = world["lab"], world["host"], _images(world)
     assert _ask(world, "before", images[:1], sequence=5) == []
-    other = lab.heads[1]
+    other = lab.heads(lab.worlds[0])[1]
     head = p.PlainHead("victim-0000", other.weight, other.bias, lab.backbone.fingerprint)
     response, installed = host.handle(Envelope(lab.run_id, DATA_OWNER, MODEL_HOST, 50, 0, head))
     assert isinstance(installed.payload, p.HeadInstalled)

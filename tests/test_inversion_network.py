@@ -11,7 +11,6 @@ import torch
 from rhe_parties.attacks.inversion_network.inputs import ConfidenceInputs, HeadInputs
 from rhe_parties.attacks.inversion_network.network import InversionNetwork
 from rhe_parties.attacks.inversion_network.pairs import Nudge, PairBatch, ShadowPairs
-from rhe_parties.attacks.inversion_network.scores import apply_release, infer_digits
 from rhe_parties.attacks.inversion_network.training import TrainingSettings, train_inverter
 from rhe_parties.attacks.shadows.factory import ShadowFactory
 from rhe_parties.attacks.span.prior import FeaturePrior
@@ -39,13 +38,13 @@ class Digits:
     sets: IntArray
     prior: FeaturePrior
 
-    def pairs(self, held_out: bool = False, digits: int | None = None, nudge: Nudge | None = None) -> ShadowPairs:
+    def pairs(self, held_out: bool = False, grid: float = 0.0, nudge: Nudge | None = None) -> ShadowPairs:
         rows = slice(560, 700) if held_out else slice(0, 560)
         heads = slice(96, 128) if held_out else slice(0, 96)
         sets = self.sets[heads, :0] if held_out else self.sets[heads]
         return ShadowPairs(
             self.backbone, self.images[rows], self.features[rows], self.weight[heads], self.bias[heads], sets,
-            digits, 0.0, nudge,
+            grid, 0.0, nudge,
         )  # fmt: skip
 
 
@@ -62,21 +61,6 @@ def digits() -> Digits:
 
 def confidence(pairs: ShadowPairs, truncation: int = 0) -> ConfidenceInputs:
     return ConfidenceInputs.fit(pairs.draw(1024, torch_stream(1, "fit")).logits, truncation)
-
-
-@pytest.mark.parametrize("decimals", [0, 1, 3, 5])
-def test_rounding_is_read_off_the_numbers(decimals: int) -> None:
-    values = np.random.default_rng(0).normal(size=(50, K)) * 2
-    assert infer_digits(np.round(values, decimals).astype(np.float32)) == decimals
-    assert infer_digits(values.astype(np.float32)) is None
-    again = apply_release(torch.from_numpy(values.astype(np.float32)), decimals)
-    assert infer_digits(again.numpy()) == decimals
-
-
-@pytest.mark.parametrize("bad", [np.empty((0, K), np.float32), np.full((2, K), np.nan, np.float32)])
-def test_scores_without_numbers_are_refused(bad: FloatArray) -> None:
-    with pytest.raises(NumericError, match="finite"):
-        infer_digits(bad)
 
 
 def test_confidences_do_not_depend_on_a_common_shift_and_truncation_keeps_the_largest() -> None:
@@ -130,8 +114,8 @@ def test_pairs_leave_out_the_heads_own_images(digits: Digits) -> None:
 
 
 def test_rounded_pairs_carry_rounded_scores(digits: Digits) -> None:
-    logits = digits.pairs(digits=1).draw(100, torch_stream(2, "draw")).logits
-    assert infer_digits(logits.numpy()) == 1
+    logits = digits.pairs(grid=0.1).draw(100, torch_stream(2, "draw")).logits
+    np.testing.assert_allclose(np.round(logits.numpy(), 1), logits.numpy(), atol=1e-6)
 
 
 def test_moved_images_stay_near_and_change_scores(digits: Digits) -> None:

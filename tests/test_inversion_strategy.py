@@ -135,11 +135,11 @@ def test_known_heads_paint_better(scene: Scene, monkeypatch: pytest.MonkeyPatch)
 
 def test_rounded_scores_are_imitated(scene: Scene) -> None:
     strategy = InversionNetworkStrategy(dataclasses.replace(FAST, steps=2))
-    context = AttackContext(3, scene.ids)
+    context = AttackContext(3, scene.ids, defences=("rounding@digits=1",))
     claim = strategy.attack(whole_view(scene, np.round(scene.logits, 1)), scene.prior, context)
-    assert claim.notes["decimals of the released scores, by their values"] == "1"
+    assert claim.notes["rounding of the released scores"] == "to multiples of 0.1"
     (made,) = context.memory.values()
-    assert made.pairs.digits == 1
+    assert made.pairs.grid == 0.1
 
 
 def test_classes_alone_do_not_hold_what_is_needed(scene: Scene) -> None:

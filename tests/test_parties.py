@@ -64,7 +64,7 @@ def _still_serves(parties: dict[str, Any], request_id: str) -> bool:
 
 def test_host_refuses_heads_that_do_not_fit(parties: dict[str, Any]) -> None:
     lab, host = small_laboratory(), parties[MODEL_HOST]
-    head, good = lab.heads[0], lab.backbone.fingerprint
+    head, good = lab.heads(lab.worlds[0])[0], lab.backbone.fingerprint
     cases = [
         (DATA_OWNER, p.PlainHead("h", head.weight, head.bias, "0" * 64), FailureCode.BAD_VALUE),
         (DATA_OWNER, p.PlainHead("h", head.weight[:, :9].copy(), head.bias, good), FailureCode.BAD_TENSOR),
@@ -84,7 +84,9 @@ def test_host_refuses_heads_that_do_not_fit(parties: dict[str, Any]) -> None:
 def test_host_refuses_corrupt_and_foreign_heads(parties: dict[str, Any]) -> None:
     lab, host = small_laboratory(), parties[MODEL_HOST]
     public = parties[KEY_HOLDER]._custody.public
-    ciphertexts, _ = make_encryptor(public).encrypt(lab.heads[0].weight, lab.heads[0].bias)
+    ciphertexts, _ = make_encryptor(public).encrypt(
+        lab.heads(lab.worlds[0])[0].weight, lab.heads(lab.worlds[0])[0].bias
+    )
     first = bytearray(ciphertexts.ciphertexts[0])
     first[len(first) // 2] ^= 1
     fingerprint = lab.backbone.fingerprint
@@ -96,7 +98,7 @@ def test_host_refuses_corrupt_and_foreign_heads(parties: dict[str, Any]) -> None
         payload = p.EncryptedHead("victim-0000", public.fingerprint, fingerprint, bad)
         assert _failure(host, DATA_OWNER, payload).code == FailureCode.BAD_CIPHERTEXT, name
     foreign = make_custody(plan_head(256, 10)).public
-    other, _ = make_encryptor(foreign).encrypt(lab.heads[0].weight, lab.heads[0].bias)
+    other, _ = make_encryptor(foreign).encrypt(lab.heads(lab.worlds[0])[0].weight, lab.heads(lab.worlds[0])[0].bias)
     payload = p.EncryptedHead("victim-0000", foreign.fingerprint, fingerprint, other.ciphertexts)
     assert _failure(host, DATA_OWNER, payload).code == FailureCode.WRONG_KEY
     # The head that was there before is still the one that is served.
@@ -150,7 +152,7 @@ def test_reply_under_a_foreign_key_is_refused(parties: dict[str, Any]) -> None:
     (response,) = parties[MODEL_HOST].handle(request)
     foreign_public = make_custody(_plan()).public
     foreign = make_encryptor(foreign_public)
-    head, _ = foreign.encrypt(lab.heads[0].weight, lab.heads[0].bias)
+    head, _ = foreign.encrypt(lab.heads(lab.worlds[0])[0].weight, lab.heads(lab.worlds[0])[0].bias)
     logits, _ = make_evaluator(foreign_public, head).evaluate(lab.evaluation_features[0][:2])
     reply = sealed(dataclasses.replace(response.payload, ciphertexts=logits.ciphertexts))
     assert _failure(holder, MODEL_HOST, reply).code == FailureCode.WRONG_KEY
@@ -221,7 +223,9 @@ def test_a_silent_host_costs_the_key_holder_no_memory(monkeypatch: pytest.Monkey
 def test_host_and_owner_keep_no_more_heads_than_allowed() -> None:
     lab = small_laboratory()
     host = ModelHost(lab.run_id, lab.backbone, HostLimits(max_heads=1))
-    head = p.PlainHead("one", lab.heads[0].weight, lab.heads[0].bias, lab.backbone.fingerprint)
+    head = p.PlainHead(
+        "one", lab.heads(lab.worlds[0])[0].weight, lab.heads(lab.worlds[0])[0].bias, lab.backbone.fingerprint
+    )
     assert isinstance(_tell(host, DATA_OWNER, head)[0].payload, p.HeadInstalled)
     assert isinstance(_tell(host, DATA_OWNER, head)[0].payload, p.HeadInstalled)  # again: the same place
     refused = _failure(host, DATA_OWNER, dataclasses.replace(head, head_id="two"))

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rhe_parties.attacks.base import AttackContext, PriorKnowledge, parse_options
+from rhe_parties.attacks.base import AttackContext, PriorKnowledge
 from rhe_parties.attacks.reconstructor.neurons import sort_hidden_units
 from rhe_parties.attacks.reconstructor.stream import shadow_stream
 from rhe_parties.attacks.reconstructor.training import (
@@ -34,6 +34,7 @@ from rhe_parties.metrics.truth import Measured
 from rhe_parties.model.backbone import load_backbone
 from rhe_parties.model.head import Recipe
 from rhe_parties.model.two_layer import BatchRecipe
+from rhe_parties.registry import parse_options
 from rhe_parties.threads import limited_threads
 from rhe_parties.types import FloatArray, IntArray
 
@@ -154,7 +155,7 @@ def test_claims_have_a_place_for_every_training_image(prior: PriorKnowledge, con
     heads, _ = _victims(known, 5)
     context = AttackContext(3)
     given = {"steps": "3", "width": "2", "batch": "4", "conditional": str(conditional).lower()}
-    strategy = ReconstructorStrategy(parse_options(ReconstructorStrategy, given))
+    strategy = ReconstructorStrategy(parse_options("adversary", ReconstructorStrategy, given))
     claim = strategy.attack_heads(heads, known, context)
     assert claim.images is not None
     assert claim.images.shape == (5, 4, 1, 16, 16)
@@ -200,7 +201,7 @@ def test_heads_read_without_skill_give_one_and_the_same_claim(prior: PriorKnowle
 )
 def test_wrong_options_are_named(given: dict[str, str], text: str) -> None:
     with pytest.raises(ParameterError, match=text):
-        parse_options(ReconstructorStrategy, given)
+        parse_options("adversary", ReconstructorStrategy, given)
 
 
 def _quick(_count: int, _effort: float = 1.0) -> SpanSettings:

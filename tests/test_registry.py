@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from rhe_parties.attacks.base import ADVERSARIES, parse_options
+from rhe_parties.attacks.base import ADVERSARIES
 from rhe_parties.attacks.prior_only import PriorOnly
 from rhe_parties.defences.base import DEFENCES
 from rhe_parties.errors import ParameterError, PluginError
+from rhe_parties.registry import parse_options
 
 GOOD = """
 from dataclasses import dataclass
@@ -75,11 +76,11 @@ def test_missing_plugin_file() -> None:
 
 def test_options_are_typed(tmp_path: Path) -> None:
     cls = ADVERSARIES.load("x/mine.py:Mine", GOOD)
-    options = parse_options(cls, {"strength": "0.5", "rounds": "7", "loud": "true"})
+    options = parse_options("adversary", cls, {"strength": "0.5", "rounds": "7", "loud": "true"})
     assert (options.strength, options.rounds, options.loud) == (0.5, 7, True)
     with pytest.raises(ParameterError, match="did you mean 'rounds'"):
-        parse_options(cls, {"round": "7"})
+        parse_options("adversary", cls, {"round": "7"})
     with pytest.raises(ParameterError, match=r"mine\.rounds='x' is no int"):
-        parse_options(cls, {"rounds": "x"})
+        parse_options("adversary", cls, {"rounds": "x"})
     with pytest.raises(ParameterError, match="must be true or false"):
-        parse_options(cls, {"loud": "yes"})
+        parse_options("adversary", cls, {"loud": "yes"})

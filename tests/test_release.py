@@ -7,7 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rhe_parties.errors import ParameterError
+from rhe_parties.defences.base import Defence
+from rhe_parties.defences.rounding import Rounding
+from rhe_parties.defences.temperature import Temperature
+from rhe_parties.errors import NumericError, ParameterError
 from rhe_parties.messages import Envelope, encode
 from rhe_parties.messages import payloads as p
 from rhe_parties.messages.fingerprints import sealed
@@ -25,9 +28,10 @@ IMAGES = np.zeros((2, 1, 4, 4), dtype=np.uint8)
 LOGITS = np.array([[0.1234567, -2.0, 1.98765], [5.5, 5.4999, -1.0]], dtype=np.float32)
 
 
-def _decide(release: str, logits: Any = LOGITS) -> Envelope:
+def _decide(release: str, logits: Any = LOGITS, *defences: Defence) -> Envelope:
     """The decision of a key holder that gets these plain logits from the host."""
-    holder = KeyHolder("r", None, 0, parse_release(release))
+    policy = Release(parse_release(release).kind, [(defence, {}) for defence in defences])
+    holder = KeyHolder("r", None, 0, policy)
     holder.handle(Envelope("r", DATA_OWNER, KEY_HOLDER, 1, 0, p.HeadNotice("h", "f", False, 0.0, 3)))
     holder.handle(Envelope("r", LABORATORY, KEY_HOLDER, 1, 0, p.AskDecisions("q", "h", IMAGES)))
     parts = (p.ResponsePart("q", 2, 0),)
@@ -53,12 +57,18 @@ def test_a_class_only_decision_depends_on_nothing_but_the_classes() -> None:
 
 
 def test_rounded_and_raw_logits() -> None:
-    rounded = _decide("rounded:2").payload
+    rounded = _decide("logits", LOGITS, Rounding(Rounding.Options(2))).payload
     assert isinstance(rounded, p.Decision)
     np.testing.assert_array_equal(rounded.logits, np.array([[0.12, -2.0, 1.99], [5.5, 5.5, -1.0]], dtype=np.float32))
     # Rounding makes ties; the class is still that of the logits.
     assert list(rounded.classes) == [2, 0]
-    np.testing.assert_array_equal(_decide("rounded:0").payload.logits, np.round(LOGITS))  # type: ignore[union-attr]
+    whole = _decide("logits", LOGITS, Rounding(Rounding.Options(0)))
+    np.testing.assert_array_equal(whole.payload.logits, np.round(LOGITS))  # type: ignore[union-attr]
+    # Defences act in their order: a temperature before the rounding makes the grid coarser.
+    both = _decide("logits", LOGITS, Temperature(Temperature.Options(4)), Rounding(Rounding.Options(0))).payload
+    assert isinstance(both, p.Decision)
+    np.testing.assert_array_equal(both.logits, np.round(LOGITS / 4))
+    assert list(both.classes) == [2, 0]
     np.testing.assert_array_equal(_decide("logits").payload.logits, LOGITS)  # type: ignore[union-attr]
 
 
@@ -68,7 +78,7 @@ def test_released_logits_are_the_real_ones(world: int) -> None:
     lab = small_laboratory(release="logits")
     _, board, _ = seat_trio(lab, world)
     decisions = [_asked(board, lab, index) for index in (0, 1)]
-    for head, features, decision in zip(lab.heads, lab.evaluation_features, decisions, strict=True):
+    for head, features, decision in zip(lab.heads(lab.worlds[0]), lab.evaluation_features, decisions, strict=True):
         exact = head.logits(features)
         np.testing.assert_allclose(decision.logits, exact, atol=0.02 * float(np.abs(exact).max()))
         np.testing.assert_array_equal(decision.logits.argmax(axis=1), decision.classes)
@@ -81,19 +91,30 @@ def test_the_default_releases_classes_in_both_worlds() -> None:
         assert _asked(board, lab, 0).logits.size == 0
 
 
-@pytest.mark.parametrize(
-    "text", ["", "class", "rounded", "rounded:", "rounded:7", "rounded:-1", "logits:2", "rounded:²"]
-)
+def test_a_defence_that_releases_nonsense_is_refused() -> None:
+    class Broken(Defence):
+        name = "broken"
+
+        def release(self, classes: Any, logits: Any, fitted: Any) -> Any:
+            return classes, logits * np.nan
+
+    holder = KeyHolder("r", None, 0, Release("logits", [(Broken(), {})]))
+    with pytest.raises(NumericError, match="'broken' released"):
+        holder._release.answer(LOGITS, 1.0)
+
+
+@pytest.mark.parametrize("text", ["", "class", "rounded", "rounded:2", "logits:2"])
 def test_anything_else_is_one_clear_line(text: str) -> None:
-    with pytest.raises(ParameterError, match="allowed: classes, rounded:DIGITS with 0 to 6, logits") as caught:
+    with pytest.raises(ParameterError, match="allowed: classes, logits") as caught:
         resolve_parameters({"release": text})
     assert "\n" not in str(caught.value)
 
 
 def test_policies_by_name() -> None:
     assert parse_release("classes") == Release()
-    assert parse_release("rounded:3") == Release("rounded", 3)
-    assert resolve_parameters({"release": "rounded:0"}).release == "rounded:0"
+    assert parse_release("logits") == Release("logits")
+    with pytest.raises(ParameterError, match=r"rounding is a defence: \+rounding@digits=N"):
+        parse_release("rounded:3")
 
 
 def test_gather_delay_is_checked() -> None:

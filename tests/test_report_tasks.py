@@ -298,9 +298,9 @@ def test_a_task_without_pictures_has_its_curves_instead() -> None:
         ("rhe:ckks", "With the encrypted head (rhe:ckks)", "classes"),
         ("rhe+client", "With the encrypted head (the adversary may ask as a client)", "classes"),
         (
-            "rhe:bfv+client+release=rounded:2",
-            "With the encrypted head (rhe:bfv; the adversary may ask as a client; rounded 2 released)",
-            "rounded:2",
+            "rhe:bfv+client+release=logits",
+            "With the encrypted head (rhe:bfv; the adversary may ask as a client; logits released)",
+            "logits",
         ),
     ],
 )

@@ -43,7 +43,7 @@ def _ask(request_id: str, head: int = 0) -> p.AskDecisions:
 
 def _right(head: int = 0) -> list[int]:
     lab = small_laboratory()
-    return list(lab.heads[head].logits(lab.evaluation_features[head]).argmax(axis=1))
+    return list(lab.heads(lab.worlds[0])[head].logits(lab.evaluation_features[head]).argmax(axis=1))
 
 
 def _tell(transport: LocalTransport, recipient: str, payload: Payload, sender: str = LABORATORY) -> list[Envelope]:

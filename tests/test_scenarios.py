@@ -220,7 +220,7 @@ def test_every_evaluator_and_layout_gives_the_same_decisions(tmp_path: Path) -> 
         {"evaluator": "seal"},
         {"evaluator": "torch"},
         {"evaluator": "jit"},
-        {"batch": 4, "gather_delay_ms": 2.0, "release": "rounded:3"},
+        {"batch": 4, "gather_delay_ms": 2.0, "release": "logits"},
     ]
     records = [_run("quickstart", tmp_path / str(i), **more, **given) for i, given in enumerate(settings)]
     worlds = [_world(record, "rhe") for record in records]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "seed": {"seed": 4},
     "purpose": {"purpose": "other"},
     "block": {"block": 16},
-    "mechanism": {"mechanism": DpMechanism(1.0, 1.0)},
+    "recipe": {"recipe": replace(PAPER, mechanism=DpMechanism(1.0, 1.0))},
     "initial": {"initial": np.zeros((4, 20), np.float32)},
     "sets": {"sets": np.zeros((32, 8), np.int64)},
 }

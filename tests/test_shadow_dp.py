@@ -75,7 +75,9 @@ def _steps(batches: Any) -> Iterator[Any]:
 
 def our_parameters(mechanism: DpMechanism, recipe: Recipe, runs: int, seed: int) -> np.ndarray[Any, Any]:
     features, labels = problem()
-    weight, bias = train_many(features, labels, np.tile(np.arange(N), (runs, 1)), K, recipe, seed, mechanism)
+    weight, bias = train_many(
+        features, labels, np.tile(np.arange(N), (runs, 1)), K, replace(recipe, mechanism=mechanism), seed
+    )
     return np.concatenate([weight.reshape(runs, -1), bias], axis=1).astype(np.float64)
 
 
@@ -154,11 +156,11 @@ def test_without_noise_and_clipping_it_is_ordinary_training() -> None:
     start = numpy_stream(1, "start").normal(size=(5, K, D)).astype(np.float32)
     sets = np.tile(np.arange(N), (5, 1))
     plain = train_many(features, labels, sets, K, RECIPE, 3, initial=start)
-    private = train_many(features, labels, sets, K, RECIPE, 3, quiet, start)
+    private = train_many(features, labels, sets, K, replace(RECIPE, mechanism=quiet), 3, start)
     for one, other in zip(plain, private, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
     np.testing.assert_allclose(
-        *(train_many(features, labels, sets, K, RECIPE, 3, m)[0] for m in (None, quiet)), atol=1e-5
+        *(train_many(features, labels, sets, K, replace(RECIPE, mechanism=m), 3)[0] for m in (None, quiet)), atol=1e-5
     )
 
 
@@ -167,7 +169,7 @@ def test_known_initial_weights_give_the_distribution_of_random_ones() -> None:
     mechanism, (features, labels) = DpMechanism(1.5, 0.8), problem()
     start = numpy_stream(8, "start").normal(size=(4000, K, D)).astype(np.float32) * RECIPE.init_std
     sets = np.tile(np.arange(N), (4000, 1))
-    weight, bias = train_many(features, labels, sets, K, RECIPE, 9, mechanism, start)
+    weight, bias = train_many(features, labels, sets, K, replace(RECIPE, mechanism=mechanism), 9, start)
     given = np.concatenate([weight.reshape(4000, -1), bias], axis=1).astype(np.float64)
     ours = Comparison(mechanism, RECIPE)
     assert min(ours.spread(given), ours.means(given), ours.covariances(given), ours.shapes(given)) > LEVEL
@@ -180,7 +182,7 @@ def test_images_that_span_no_space_of_their_own_do_no_harm() -> None:
     more = np.tile(np.arange(N), (2000, 1))
     mechanism = DpMechanism(1.5, 0.8)
     for sets, pool in ((twice, features), (more, features[:, :3].copy())):
-        weight, bias = train_many(pool, labels, sets, K, RECIPE, 1, mechanism)
+        weight, bias = train_many(pool, labels, sets, K, replace(RECIPE, mechanism=mechanism), 1)
         # The reference: the same algorithm written out on the weights.
         straight = _straight(pool[sets[0]], labels[sets[0]], mechanism, 2000)
         for mine, theirs in ((weight, straight[:, :, :-1]), (bias, straight[:, :, -1])):

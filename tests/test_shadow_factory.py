@@ -7,6 +7,7 @@ import pickle
 import signal
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,19 @@ from rhe_parties.transport.ray_tasks import RayPool
 from tests.shadow_tools import PAPER, factory, pool, same, two_of_one_class
 
 
-@pytest.mark.parametrize("mechanism", [None, DpMechanism(1.0, 1.0, 0.5)], ids=["plain", "dp"])
-def test_heads_do_not_depend_on_the_pool(ray_session: None, mechanism: DpMechanism | None) -> None:
-    made = factory(mechanism=mechanism)
+@pytest.mark.parametrize(
+    "more", [{}, {"mechanism": DpMechanism(1.0, 1.0, 0.5)}, {"relax": 0.5}], ids=["plain", "dp", "relaxed"]
+)
+def test_heads_do_not_depend_on_the_pool(ray_session: None, more: dict[str, Any]) -> None:
+    recipe = replace(PAPER, **more)
+    made = factory(recipe=recipe)
     serial = made.take(130, SerialPool())
     assert serial.weight.shape == (130, 4, 20)
     for other in (ThreadPool(1), ThreadPool(2), RayPool(1), RayPool(2)):
         assert same(serial, made.take(130, other)), other
     assert same(serial, (np.concatenate(parts)[:130] for parts in zip(*(made.block(i) for i in range(5)), strict=True)))
-    assert not same(serial[1:], factory(4, mechanism=mechanism).take(130, SerialPool())[1:])
-    assert not same(serial[1:], factory(purpose="other", mechanism=mechanism).take(130, SerialPool())[1:])
+    assert not same(serial[1:], factory(4, recipe=recipe).take(130, SerialPool())[1:])
+    assert not same(serial[1:], factory(purpose="other", recipe=recipe).take(130, SerialPool())[1:])
 
 
 def test_blocks_are_trained_on_their_sets() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numba
@@ -156,7 +157,7 @@ def test_random_starts_are_normal_and_belong_to_seed_and_head() -> None:
 def test_a_class_may_be_absent_from_a_set(mechanism: DpMechanism | None) -> None:
     features, labels = pool()
     sets = np.tile(np.flatnonzero(labels != 2)[:6], (3, 1))
-    weight, _ = train_many(features, labels, sets, 4, PAPER, 1, mechanism)
+    weight, _ = train_many(features, labels, sets, 4, replace(PAPER, mechanism=mechanism), 1)
     assert np.isfinite(weight).all()
 
 
@@ -172,7 +173,7 @@ def test_training_refuses_what_it_cannot_train_on() -> None:
     with pytest.raises(NumericError, match="NaN"):
         train(broken)
     with pytest.raises(NumericError, match="NaN"):
-        train(broken, mechanism=DpMechanism(1.0, 1.0))
+        train(broken, recipe=replace(PAPER, mechanism=DpMechanism(1.0, 1.0)))
     with pytest.raises(NumericError, match="diverged with learning_rate = 1e"):
         train(recipe=Recipe(1e30, 1.0, 0.1, 50))
     with pytest.raises(DataError, match="zero images"):

@@ -111,7 +111,7 @@ def test_protocol_runs_in_both_worlds(transport: Transport) -> None:
         kinds = [entry.envelope.kind for entry in transcript]
         assert ("plain_head" in kinds) == (world.name == "none")
         assert ("encrypted_head" in kinds) == (world.name == "rhe")
-        for head, features, decision in zip(lab.heads, lab.evaluation_features, decisions, strict=True):
+        for head, features, decision in zip(lab.heads(lab.worlds[0]), lab.evaluation_features, decisions, strict=True):
             assert isinstance(decision, Decision)
             np.testing.assert_array_equal(decision.classes, head.logits(features).argmax(axis=1))
 
@@ -140,7 +140,7 @@ def test_commands_under_way_together_are_gathered(transport: Transport) -> None:
         assert isinstance(lost, PartyFailure)
         assert (lost.party, lost.code) == (KEY_HOLDER, FailureCode.NOT_INSTALLED)
         classes = [int(outcome.classes[0]) for outcome in outcomes if isinstance(outcome, Decision)]
-        assert classes == list(lab.heads[0].logits(lab.evaluation_features[0]).argmax(axis=1))
+        assert classes == list(lab.heads(lab.worlds[0])[0].logits(lab.evaluation_features[0]).argmax(axis=1))
         kinds = [entry.envelope.kind for entry in transcript]
         assert (kinds.count("classify_request"), kinds.count("classify_response")) == (len(classes) + 1, 1)
 

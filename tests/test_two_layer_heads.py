@@ -128,7 +128,7 @@ def test_of_an_odd_number_of_classes_the_last_is_left_out() -> None:
 def test_recipe_learns_its_training_images(activation: str) -> None:
     lab = _laboratory(activation=activation)
     right = []
-    for head, rows in zip(lab.heads, lab.truth.sets, strict=True):
+    for head, rows in zip(lab.heads(lab.worlds[0]), lab.truth.sets, strict=True):
         logits = head.logits(lab.truth.features[rows])
         assert logits.shape == (10, 2)
         assert (logits[:, 0] == 0).all()
@@ -172,11 +172,11 @@ def test_fingerprint_covers_every_part() -> None:
 def test_owner_sends_and_host_serves_the_head_in_clear(activation: str) -> None:
     lab = _laboratory(activation=activation)
     transcript, decisions = play(lab, LocalTransport(), 0)
-    for head, features, decision in zip(lab.heads, lab.evaluation_features, decisions, strict=True):
+    for head, features, decision in zip(lab.heads(lab.worlds[0]), lab.evaluation_features, decisions, strict=True):
         assert list(decision.classes) == list(head.logits(features).argmax(axis=1))
     view = build_view(transcript, lab.threat_model)
     assert view.holds() == {Observation.TWO_LAYER_HEAD, Observation.QUERIES}
-    for head, name in zip(lab.heads, lab.head_ids, strict=True):
+    for head, name in zip(lab.heads(lab.worlds[0]), lab.head_ids, strict=True):
         assert isinstance(head, BinaryHead)
         sent = view.two_layer_heads()[name]
         assert sent.activation == activation
@@ -190,14 +190,14 @@ def test_owner_sends_and_host_serves_the_head_in_clear(activation: str) -> None:
 def test_encrypted_square_heads_decide_as_in_clear(world: str) -> None:
     lab = _laboratory(f"none,{world}", activation="square")
     transcript, decisions = play(lab, LocalTransport(), 1)
-    for head, features, decision in zip(lab.heads, lab.evaluation_features, decisions, strict=True):
+    for head, features, decision in zip(lab.heads(lab.worlds[0]), lab.evaluation_features, decisions, strict=True):
         assert list(decision.classes) == list(head.logits(features).argmax(axis=1))
     view = build_view(transcript, lab.threat_model)
     assert view.holds() == {Observation.ENCRYPTED_HEAD, Observation.PUBLIC_KEY, Observation.QUERIES}
 
 
 def test_both_logits_are_encrypted() -> None:
-    head = _laboratory(activation="square").heads[0]
+    head = (lab := _laboratory(activation="square")).heads(lab.worlds[0])[0]
     assert isinstance(head, BinaryHead)
     whole = DeepHead((head.hidden_layer, head.encryptable[:2]), "square")
     features = np.linspace(0, 1, 512, dtype=np.float32).reshape(2, 256)
@@ -328,7 +328,7 @@ def test_turning_and_sorting_units_changes_nothing_that_a_head_computes() -> Non
 
 
 def _binary(lab: Laboratory) -> list[BinaryHead]:
-    return [head for head in lab.heads if isinstance(head, BinaryHead)]
+    return [head for head in lab.heads(lab.worlds[0]) if isinstance(head, BinaryHead)]
 
 
 def test_the_scenario_is_short_and_resolves() -> None:

@@ -217,7 +217,7 @@ def test_a_leak_into_the_view_would_be_seen() -> None:
     """The test of the test: a plain head on a link that the host sees is found by the same search."""
     lab = small_laboratory()
     transcript, _ = play(lab, LocalTransport(), 1)
-    head = lab.heads[0]
+    head = lab.heads(lab.worlds[0])[0]
     leak = PlainHead("victim-0000", head.weight, head.bias, "f")
     leaky = Transcript()
     for entry in transcript:

@@ -18,15 +18,15 @@ The laboratory decides from the view's content whether the needs are met; if not
 from __future__ import annotations
 
 import dataclasses
-import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from rhe_parties.attacks.pools import Pool, SerialPool
-from rhe_parties.errors import ParameterError, unknown_name
+from rhe_parties.errors import ParameterError
 from rhe_parties.messages.adversarial import Challenge
+from rhe_parties.messages.recipes import RecipeSpec
 from rhe_parties.model.backbone import Backbone
 from rhe_parties.model.head import Recipe
 from rhe_parties.model.two_layer import BatchRecipe
@@ -48,7 +48,6 @@ __all__ = [
     "PriorKnowledge",
     "Strategy",
     "challenge_holds",
-    "parse_options",
 ]
 
 AS_IS = "as-is"
@@ -71,6 +70,7 @@ class PriorKnowledge:
 
     `auxiliary_images` uint8 [n, C, H, W] and `auxiliary_labels` int64 [n] are of the private data's kind, and none of
     them is private. `recipe` is that of linear heads; where heads have a hidden layer, `two_layer` is theirs.
+    `extracted` holds the auxiliary features once somebody has asked for them.
     """
 
     backbone: Backbone
@@ -81,6 +81,7 @@ class PriorKnowledge:
     auxiliary_labels: IntArray
     two_layer: BatchRecipe | None = None
     finer: FinerLabels | None = None
+    extracted: list[FloatArray] = field(default_factory=list, compare=False, repr=False)
 
     @property
     def balance(self) -> tuple[IntArray, int, int]:
@@ -89,10 +90,16 @@ class PriorKnowledge:
             return self.auxiliary_labels, self.classes, self.images_per_class
         return *self.finer, self.classes * self.images_per_class // self.finer.classes
 
-    @functools.cached_property
+    def with_recipe(self, recipe: RecipeSpec) -> PriorKnowledge:
+        """The same knowledge where heads are trained by another recipe; features are not extracted again."""
+        return dataclasses.replace(self, recipe=recipe.linear(), two_layer=recipe.two_layer())
+
+    @property
     def auxiliary_features(self) -> FloatArray:
         """Backbone features [n, D] of the auxiliary images, extracted once per seat."""
-        return self.backbone.extract(self.auxiliary_images)
+        if not self.extracted:
+            self.extracted.append(self.backbone.extract(self.auxiliary_images))
+        return self.extracted[0]
 
 
 class Answers(NamedTuple):
@@ -107,7 +114,7 @@ class Oracle(Protocol):
 
     Attributes:
         budget: images per head; 0 is no limit.
-        release: what comes back: `classes`, `rounded:DIGITS` or `logits`.
+        release: what comes back: `classes` or `logits`.
     """
 
     budget: int
@@ -138,6 +145,7 @@ class AttackContext:
         progress: call with (fraction of the work done in [0, 1], what is being done).
         oracle: answers to images of the strategy's own choice; None unless the key holder admitted it as a client.
         challenge: what the task hands over beside the view.
+        defences: the defences in force by name and options, as the world's name has them (`rounding@digits=1`).
         memory: survives from one world to the next at the same seat: keep what depends on prior knowledge alone.
     """
 
@@ -148,6 +156,7 @@ class AttackContext:
     memory: dict[str, Any] = field(default_factory=dict)
     oracle: Oracle | None = None
     challenge: Challenge = field(default_factory=Challenge)
+    defences: tuple[str, ...] = ()
 
     def require_oracle(self) -> Oracle:
         """The oracle, for a strategy that lives by asking.
@@ -253,33 +262,3 @@ class Strategy(ABC):
 
 
 ADVERSARIES: Registry[Strategy] = Registry("adversary", "rhe_parties.adversaries", Strategy)  # type: ignore[type-abstract]
-
-
-def parse_options(cls: type[Strategy], given: dict[str, str]) -> Any:
-    """Build the strategy's `Options` from text values by the type of each field.
-
-    Raises:
-        ParameterError: unknown option (the nearest is named) or a value of the wrong type.
-    """
-    fields = {f.name: f for f in dataclasses.fields(cls.Options)}
-    values: dict[str, Any] = {}
-    for key, text in given.items():
-        if key not in fields:
-            raise unknown_name(f"option of adversary {cls.name!r}", key, fields)
-        default = fields[key].default
-        values[key] = _convert(f"{cls.name}.{key}", text, type(default))
-    try:
-        return cls.Options(**values)
-    except (TypeError, ValueError) as error:
-        raise ParameterError(f"options of adversary {cls.name!r}: {error}") from error
-
-
-def _convert(name: str, text: str, kind: type[Any]) -> Any:
-    if kind is bool:
-        if text.lower() in ("true", "false"):
-            return text.lower() == "true"
-        raise ParameterError(f"{name}={text!r} must be true or false")
-    try:
-        return kind(text)
-    except ValueError as error:
-        raise ParameterError(f"{name}={text!r} is no {kind.__name__}") from error

@@ -13,8 +13,8 @@ import numpy as np
 from rhe_parties.attacks.base import AttackContext, Claim, PriorKnowledge, Strategy
 from rhe_parties.attacks.inversion_network.inputs import ConfidenceInputs, HeadInputs, NetworkInputs
 from rhe_parties.attacks.inversion_network.pairs import Nudge, ShadowPairs
-from rhe_parties.attacks.inversion_network.scores import infer_digits
 from rhe_parties.attacks.inversion_network.training import Inverter, TrainingSettings, train_inverter
+from rhe_parties.attacks.scores import ReleasedScores
 from rhe_parties.attacks.shadows.factory import ShadowFactory
 from rhe_parties.attacks.soft_label import SoftLabel
 from rhe_parties.attacks.span.prior import FeaturePrior
@@ -89,14 +89,15 @@ class InversionNetworkStrategy(Strategy):
     def attack(self, view: AdversaryView, prior: PriorKnowledge, context: AttackContext) -> Claim:
         """See `Strategy.attack`."""
         ids, logits = released_scores(view, context.victims, prior.classes)
-        digits = infer_digits(logits)
+        released = ReleasedScores.under(context.defences)
+        logits = released.undone(logits)
         heads = self._solve_heads(view, prior, context) if self._may_solve(context) else None
-        made = self._network(digits, heads is not None, prior, context)
+        made = self._network(released.grid, heads is not None, prior, context)
         context.progress(0.95, "painting inputs")
         weight, bias = (None, None) if heads is None else (heads.weights, heads.biases)
         inputs = made.inverter.decode(logits, weight, bias)
         notes = {
-            "decimals of the released scores, by their values": "all" if digits is None else str(digits),
+            "rounding of the released scores": f"to multiples of {released.grid:g}" if released.grid else "none",
             "heads": "unknown" if heads is None else "solved from scores of own images",
             "error on auxiliary images": made.inverter.held_out.describe(),
         }
@@ -111,16 +112,16 @@ class InversionNetworkStrategy(Strategy):
         inner = replace(context, progress=lambda share, text: context.progress(0.3 * share, text))
         return solver.attack(view, prior, inner)
 
-    def _network(self, digits: int | None, aware: bool, prior: PriorKnowledge, context: AttackContext) -> _Made:
+    def _network(self, grid: float, aware: bool, prior: PriorKnowledge, context: AttackContext) -> _Made:
         """Train the network, or take the one that was trained for another world of the same release."""
-        key = f"inversion-network {self.options} {digits} {aware}"
+        key = f"inversion-network {self.options} {grid} {aware}"
         if key not in context.memory:
             context.progress(0.3, "shadow heads")
             o, seed = self.options, stream_seed(context.seed, "inversion-network")
             kept, held = _split(prior.auxiliary_labels, prior.classes, seed)
             nudge = Nudge(o.adversarial_share) if o.semantic else Nudge()
-            pairs, test = self._pairs(kept, held, digits, nudge, prior, context, seed)
-            inputs = self._inputs(pairs, kept, digits, aware, prior, seed)
+            pairs, test = self._pairs(kept, held, grid, nudge, prior, context, seed)
+            inputs = self._inputs(pairs, kept, grid, aware, prior, seed)
             semantic = o.semantic_weight if o.semantic else 0.0
             settings = TrainingSettings(o.steps, o.batch, o.width, o.learning_rate, semantic)
             made = train_inverter(
@@ -135,7 +136,7 @@ class InversionNetworkStrategy(Strategy):
         self,
         kept: IntArray,
         held: IntArray,
-        digits: int | None,
+        grid: float,
         nudge: Nudge,
         prior: PriorKnowledge,
         context: AttackContext,
@@ -154,18 +155,18 @@ class InversionNetworkStrategy(Strategy):
         backbone, images = prior.backbone, prior.auxiliary_images
         train = ShadowPairs(
             backbone, images[kept], features[kept], bank.weight[:count], bank.bias[:count], bank.sets[:count],
-            digits, self.options.member_share, nudge,
+            grid, self.options.member_share, nudge,
         )  # fmt: skip
         none = np.empty((_HELD_OUT_HEADS, 0), np.int64)
         rest = bank.weight[count:], bank.bias[count:]
-        return train, ShadowPairs(backbone, images[held], features[held], *rest, none, digits)
+        return train, ShadowPairs(backbone, images[held], features[held], *rest, none, grid)
 
     def _inputs(
-        self, pairs: ShadowPairs, kept: IntArray, digits: int | None, aware: bool, prior: PriorKnowledge, seed: int
+        self, pairs: ShadowPairs, kept: IntArray, grid: float, aware: bool, prior: PriorKnowledge, seed: int
     ) -> NetworkInputs:
         if aware:
             believed = FeaturePrior.fit(prior.auxiliary_features[kept], prior.auxiliary_labels[kept], prior.classes)
-            variance = 0.0 if digits is None else 100.0**-digits / 12
+            variance = grid**2 / 12
             return HeadInputs(believed, variance=variance, device=str(prior.backbone.device))
         sample = pairs.draw(_FIT_PAIRS, torch_stream(seed, "inversion-network-inputs"), nudged=False)
         return ConfidenceInputs.fit(sample.logits, self.options.truncation)

@@ -13,9 +13,10 @@ import numpy as np
 
 from rhe_parties.attacks.base import AttackContext, Claim, PriorKnowledge, Strategy
 from rhe_parties.attacks.membership.candidates import Candidates, read_candidates
-from rhe_parties.attacks.membership.oracle import random_shadows, released_digits, share_of_budget
+from rhe_parties.attacks.membership.oracle import random_shadows, share_of_budget
 from rhe_parties.attacks.membership.shadows import Answer, ShadowAnswers, Workshop, shadow_answers
 from rhe_parties.attacks.membership.statistics import MODES, likelihood_ratio, margins
+from rhe_parties.attacks.scores import ReleasedScores
 from rhe_parties.attacks.white_box import Heads, WhiteBoxStrategy
 from rhe_parties.errors import NumericError, ParameterError
 from rhe_parties.rng import stream_seed
@@ -68,7 +69,7 @@ class Lira(WhiteBoxStrategy):
     def attack_heads(self, heads: Heads, prior: PriorKnowledge, context: AttackContext) -> Claim:
         """See `WhiteBoxStrategy.attack_heads`."""
         candidates = read_candidates(prior, context, len(heads.weight))
-        shadows = _shadows(self.options, candidates, prior, context, None)
+        shadows = _shadows(self.options, candidates, prior, context, 0.0)
         seen = margins(_logits(heads, candidates), candidates.labels)
         return Claim(head_ids=heads.head_ids, scores=_judge(seen, shadows, self.options.mode))
 
@@ -95,7 +96,8 @@ class LiraScores(Strategy):
         oracle = context.require_oracle()
         heads = context.victims
         candidates = read_candidates(prior, context, len(heads))
-        shadows = _shadows(self.options, candidates, prior, context, released_digits(oracle.release))
+        released = ReleasedScores.of(context)
+        shadows = _shadows(self.options, candidates, prior, context, released.grid)
         per_head = share_of_budget(oracle, heads, candidates.labels.shape[1])
         seen = np.zeros(candidates.labels.shape, np.float32)
         for row, head in enumerate(heads):
@@ -103,7 +105,7 @@ class LiraScores(Strategy):
             answers = oracle.ask(head, candidates.images[row, :per_head])
             if answers.logits.shape != (per_head, prior.classes):
                 raise NumericError(f"{per_head} candidates got scores of shape {answers.logits.shape}")
-            seen[row, :per_head] = margins(answers.logits, candidates.labels[row, :per_head])
+            seen[row, :per_head] = margins(released.undone(answers.logits), candidates.labels[row, :per_head])
         blind = margins(_logits(random_shadows(prior, context), candidates), candidates.labels)
         claims = []
         for statistic in (seen, blind):
@@ -120,14 +122,14 @@ def _logits(heads: Heads, candidates: Candidates) -> FloatArray:
 
 
 def _shadows(
-    options: Any, candidates: Candidates, prior: PriorKnowledge, context: AttackContext, digits: int | None
+    options: Any, candidates: Candidates, prior: PriorKnowledge, context: AttackContext, grid: float
 ) -> ShadowAnswers:
     """Shadow margins of all candidates, kept from world to world: they depend on no view."""
-    key = f"lira-shadows {options} {digits} {candidates.digest}"
+    key = f"lira-shadows {options} {grid} {candidates.digest}"
     if key not in context.memory:
         inside = options.inside if options.mode == "online" else 0
         seed = stream_seed(context.seed, "lira")
-        workshop = Workshop.build(prior, inside, options.outside, Answer("margin", digits), seed)
+        workshop = Workshop.build(prior, inside, options.outside, Answer("margin", grid), seed)
         flat = candidates.features.reshape(-1, candidates.features.shape[-1])
         context.memory[key] = shadow_answers(workshop, flat, candidates.labels.ravel(), flat[:, None], context)
     found: ShadowAnswers = context.memory[key]

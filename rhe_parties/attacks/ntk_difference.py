@@ -66,6 +66,6 @@ class NtkDifference(WhiteBoxStrategy):
             heads.weight, heads.bias, knowledge, prior.recipe, tools.prior, options.iterations, heads.error_variance
         )
         context.progress(0.8, "decoding and refining")
-        kept = (1 - prior.recipe.learning_rate * prior.recipe.weight_decay) ** prior.recipe.epochs
-        images = draw_together(tools, prior.backbone, posterior, heads.weight - np.float32(kept) * initial, context)
+        change = heads.weight - np.float32(prior.recipe.shrink) * initial
+        images = draw_together(tools, prior.backbone, posterior, change, context)
         return Claim(head_ids=heads.head_ids, images=images, features=posterior.points, whitener=posterior.whitener)

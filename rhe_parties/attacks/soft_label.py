@@ -10,7 +10,8 @@ from rhe_parties.attacks.base import AttackContext, Claim, Oracle, PriorKnowledg
 from rhe_parties.attacks.extraction.claims import claim_from_heads, granted, mean_error, trained_shadows
 from rhe_parties.attacks.extraction.hard import HardSettings, QueryPlan, plan_queries
 from rhe_parties.attacks.extraction.lifted import claim_from_forms, lifted_heads
-from rhe_parties.attacks.extraction.soft import SolvedHead, rounding, solve_logits
+from rhe_parties.attacks.extraction.soft import SolvedHead, solve_logits
+from rhe_parties.attacks.scores import ReleasedScores
 from rhe_parties.attacks.two_layer_span import some_heads
 from rhe_parties.attacks.white_box import Heads
 from rhe_parties.errors import BudgetError, NumericError
@@ -56,7 +57,8 @@ class SoftLabel(Strategy):
         """See `Strategy.attack`."""
         del view
         oracle = context.require_oracle()
-        noise = rounding(oracle.release)
+        released = ReleasedScores.of(context)
+        noise = released.error
         count = self.options.queries or _enough(prior.backbone.features, noise)
         context.progress(0.0, "shadow heads and questions")
         shadows = trained_shadows(prior, context, self.options.shadows)
@@ -71,7 +73,7 @@ class SoftLabel(Strategy):
         used: list[int] = []
         for number, head in enumerate(context.victims):
             context.progress(0.05 + 0.55 * number / len(context.victims), f"asking about head {number + 1}")
-            solved, asked = _solve(oracle, head, context.memory[key], count, noise)
+            solved, asked = _solve(oracle, head, context.memory[key], count, released, noise)
             found.append(solved)
             used.append(asked)
         errors = [head.error_variance for head in found]
@@ -90,7 +92,8 @@ class SoftLabel(Strategy):
         """See `Strategy.attack_two_layer`; equations for a quadratic form, linear in products of features."""
         del view
         oracle = context.require_oracle()
-        noise = rounding(oracle.release)
+        released = ReleasedScores.of(context)
+        noise = released.error
         context.progress(0.0, "shadow heads and questions")
         lifted = lifted_heads(prior, context)
         count = self.options.queries or _enough(lifted.lift.width, noise)
@@ -108,7 +111,7 @@ class SoftLabel(Strategy):
         found: list[SolvedHead] = []
         for number, head in enumerate(context.victims):
             context.progress(0.05 + 0.55 * number / len(context.victims), f"asking about head {number + 1}")
-            found.append(_solve(oracle, head, plan, count, noise)[0])
+            found.append(_solve(oracle, head, plan, count, released, noise)[0])
         weight, bias = np.stack([head.weight for head in found]), np.stack([head.bias for head in found])
         notes = {
             "queries used per head": f"{np.mean([oracle.used(head) for head in context.victims]):.0f}",
@@ -123,7 +126,9 @@ def _enough(features: int, noise: float) -> int:
     return int(min(_MOST, _OVERSAMPLING * (features + 1) * 4**coarse))
 
 
-def _solve(oracle: Oracle, head: str, plan: QueryPlan, count: int, noise: float) -> tuple[SolvedHead, int]:
+def _solve(
+    oracle: Oracle, head: str, plan: QueryPlan, count: int, released: ReleasedScores, noise: float
+) -> tuple[SolvedHead, int]:
     """One head and the queries used."""
     limit = granted(oracle, head, count)
     if limit == 0:
@@ -137,4 +142,4 @@ def _solve(oracle: Oracle, head: str, plan: QueryPlan, count: int, noise: float)
         raise NumericError(
             f"head {head}: {limit} images were answered by scores {logits.shape}, not [{limit}, {classes}]"
         )
-    return solve_logits(plan.prior, plan.rows[:limit], plan.rest[:limit], logits, noise), limit
+    return solve_logits(plan.prior, plan.rows[:limit], plan.rest[:limit], released.undone(logits), noise), limit

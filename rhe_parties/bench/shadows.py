@@ -7,7 +7,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +109,8 @@ def bench_shadows(
         for count in images:
             recipe = Recipe.paper("strokenet" if width == 256 else "other", count // _CLASSES)
             private = DpMechanism(_CLIP.get(width, 1.2), _NOISE.get(count, 2.0))
-            for name, mechanism in (("plain", None), ("dp-sgd", private)):
-                factory = ShadowFactory(table, labels, _CLASSES, count // _CLASSES, recipe, 0, "bench", mechanism)
+            for name, trained in (("plain", recipe), ("dp-sgd", replace(recipe, mechanism=private))):
+                factory = ShadowFactory(table, labels, _CLASSES, count // _CLASSES, trained, 0, "bench")
                 told = _labelled(progress, f"{name}, d={width}, N={count}")
                 result.cases.append(_case(name, factory, source, cores, repeats, seconds, told))
     return result
@@ -167,7 +167,7 @@ def _factory(factory: ShadowFactory, pool: ThreadPool, heads: int) -> float:
 
 def _loop(factory: ShadowFactory, sets: IntArray) -> float:
     """Heads per second of ordinary training, one head after the other."""
-    train = _train_alone if factory.mechanism is None else _train_alone_privately
+    train = _train_alone if factory.recipe.mechanism is None else _train_alone_privately
     began = time.perf_counter()
     with limited_threads(1):  # a second one makes so small a training slower, on a busy machine many times
         for rows in sets:
@@ -195,14 +195,15 @@ def _train_alone_privately(x: torch.Tensor, y: torch.Tensor, factory: ShadowFact
     from opacus import PrivacyEngine
     from torch.utils.data import DataLoader, TensorDataset
 
-    assert factory.mechanism is not None
+    mechanism = factory.recipe.mechanism
+    assert mechanism is not None
     layer, optimiser = _layer(x.shape[1], factory.recipe)
     loader: Any = DataLoader(TensorDataset(x, y), batch_size=len(x))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of generators that are not cryptographic, once per head
         private, noisy, batches = PrivacyEngine().make_private(
             module=layer, optimizer=optimiser, data_loader=loader,
-            noise_multiplier=factory.mechanism.noise_multiplier, max_grad_norm=factory.mechanism.clip,
+            noise_multiplier=mechanism.noise_multiplier, max_grad_norm=mechanism.clip,
         )  # fmt: skip
         for _ in range(factory.recipe.epochs):
             for batch, labels in batches:

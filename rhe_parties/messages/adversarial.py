@@ -9,6 +9,7 @@ import numpy as np
 
 from rhe_parties.errors import FailureCode, MessageError, NumericError
 from rhe_parties.messages.checks import check_name, check_tensor, empty
+from rhe_parties.messages.recipes import RecipeSpec
 from rhe_parties.model.activations import ACTIVATIONS
 from rhe_parties.types import FloatArray, IntArray, UInt8Array
 
@@ -53,7 +54,7 @@ class AdmitClient:
 
 @dataclass(frozen=True)
 class ClientAdmitted:
-    """`client` may ask; `release` says what it gets: classes, rounded:DIGITS or logits."""
+    """`client` may ask; `release` says what it gets: classes or logits."""
 
     client: str
     budget: int
@@ -112,7 +113,8 @@ class AttackRequest:
     """Run `adversary` on `view`: envelopes exactly as they crossed a border that the threat model exposes.
 
     `head_ids` are the victim heads to make a claim about; that they exist is no secret. The first envelopes of a large
-    view come before, in `parts` messages of their own; see `in_parts`.
+    view come before, in `parts` messages of their own; see `in_parts`. `defences` are those of the world with their
+    options, and `recipe` how they have heads trained (None: as the set-up says): no secrets either.
     """
 
     world: str
@@ -126,6 +128,8 @@ class AttackRequest:
     head_ids: tuple[str, ...]
     challenge: Challenge = field(default_factory=Challenge)
     parts: int = 0
+    recipe: RecipeSpec | None = None
+    defences: tuple[str, ...] = ()
 
     def in_parts(self, most_bytes: int) -> tuple[list[ViewPart], AttackRequest]:
         """The same order with as much of its view sent ahead as does not fit into `most_bytes` of envelopes.

@@ -10,9 +10,10 @@ from google.protobuf.message import DecodeError
 
 from rhe_parties.errors import FailureCode, MessageError
 from rhe_parties.he.plan import HeadPlan
+from rhe_parties.messages.recipes import RecipeSpec
 from rhe_parties.messages.serde import value_from_proto, value_to_proto
 from rhe_parties.proto import setup_pb2
-from rhe_parties.types import IntArray, UInt8Array
+from rhe_parties.types import FloatArray, IntArray, UInt8Array
 
 __all__ = [
     "MAX_GATHERED",
@@ -21,10 +22,10 @@ __all__ = [
     "AdversarySetup",
     "BackboneSpec",
     "DataOwnerSetup",
+    "DefenceSpec",
     "KeyHolderSetup",
     "ModelHostSetup",
     "PartySetup",
-    "RecipeSpec",
     "decode_setup",
     "encode_setup",
 ]
@@ -48,15 +49,20 @@ class BackboneSpec:
 
 
 @dataclass(frozen=True)
-class RecipeSpec:
-    """The head's training recipe (`rhe_parties.model.head.Recipe`); with `hidden` units it has two layers."""
+class DefenceSpec:
+    """One defence of a world: reference and plug-in text, options as text, and what it learnt from public data."""
 
-    learning_rate: float
-    weight_decay: float
-    init_std: float
-    epochs: int
-    hidden: int = 0
-    activation: str = "relu"
+    reference: str
+    source: str = ""
+    option_names: tuple[str, ...] = ()
+    option_values: tuple[str, ...] = ()
+    fitted_names: tuple[str, ...] = ()
+    fitted: tuple[FloatArray, ...] = ()
+
+    @property
+    def options(self) -> dict[str, str]:
+        """Options by name."""
+        return dict(zip(self.option_names, self.option_values, strict=True))
 
 
 @dataclass(frozen=True)
@@ -65,8 +71,7 @@ class DataOwnerSetup:
 
     backbone: BackboneSpec
     recipe: RecipeSpec
-    defence: str
-    defence_source: str
+    defences: tuple[DefenceSpec, ...]
     classes: int
     seed: int
     images: UInt8Array
@@ -104,13 +109,15 @@ class ModelHostSetup:
 class KeyHolderSetup:
     """`plan` of the encrypted head (None in a world without encryption); `query_budget` in images, 0 for no limit.
 
-    `release` is a release policy (`classes`, `rounded:DIGITS` or `logits`), `max_images` the most in one request.
+    `release` is a release policy (`classes` or `logits`), `max_images` the most in one request; `defences` are those
+    that act on what is released, in order.
     """
 
     plan: HeadPlan | None
     query_budget: int
     release: str = "classes"
     max_images: int = MAX_IMAGES
+    defences: tuple[DefenceSpec, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from rhe_parties.errors import ParameterError
+from rhe_parties.types import FloatArray
 
 __all__ = ["DpMechanism", "epsilon"]
 
@@ -23,6 +24,8 @@ class DpMechanism:
         noise_multiplier: σ.
         sampling_rate: q; 1 takes all examples at every step.
         steps: number of noisy steps; None: the recipe's epochs.
+        centre: public point that features are measured from, one number each, so that less is clipped and drowned in
+            noise; the trained head is turned back to plain features. Empty: the origin.
 
     Raises:
         ParameterError: C not above 0, σ below 0, q outside (0, 1], fewer than one step, or NaN.
@@ -32,6 +35,7 @@ class DpMechanism:
     noise_multiplier: float
     sampling_rate: float = 1.0
     steps: int | None = None
+    centre: tuple[float, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         for name, value, allowed, limits in (
@@ -42,6 +46,19 @@ class DpMechanism:
         ):
             if not (allowed and np.isfinite(value)):
                 raise ParameterError(f"DP mechanism: {name} = {getattr(self, name)} is not allowed ({limits})")
+
+    def centred(self, features: FloatArray) -> FloatArray:
+        """Features [..., D] as the training sees them."""
+        if not self.centre:
+            return features
+        return features - np.asarray(self.centre, features.dtype)
+
+    def bias(self, weight: FloatArray, bias: FloatArray) -> FloatArray:
+        """The bias [..., K] for plain features of a head [..., K, D] that was trained on centred ones."""
+        if not self.centre:
+            return bias
+        moved: FloatArray = bias - (weight.astype(np.float64) @ np.asarray(self.centre)).astype(bias.dtype)
+        return moved
 
     def steps_of(self, epochs: int) -> int:
         """Steps under a recipe of so many epochs."""

@@ -9,16 +9,18 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from rhe_parties.errors import DataError, NumericError, ParameterError
-from rhe_parties.model.dp import DpMechanism
-from rhe_parties.model.head import Recipe, descend_dual
+from rhe_parties.model.head import Recipe, descend_dual, initial_weights
 from rhe_parties.rng import stream_seed
 from rhe_parties.types import FloatArray, IntArray
 
 __all__ = ["check_pool", "check_sets", "train_many", "train_tensors"]
+
+_RELAXED = 64  # heads at a time that RelaxLoss trains
 
 
 class _Work(NamedTuple):
@@ -46,7 +48,6 @@ def train_many(
     classes: int,
     recipe: Recipe,
     seed: int,
-    mechanism: DpMechanism | None = None,
     initial: FloatArray | None = None,
 ) -> tuple[FloatArray, FloatArray]:
     """Train one head on each of B sets, on one thread and without the interpreter's lock.
@@ -56,14 +57,13 @@ def train_many(
         labels: int64 [n] in 0..K-1.
         sets: int64 [B, N] indices into the pool; a set may repeat an image and may lack a class.
         classes: number of classes K.
-        recipe: the training recipe; under a mechanism with steps of its own, its epochs do not count.
+        recipe: the training recipe.
         seed: of all randomness; head i's start depends on (seed, i) alone, the noise of DP-SGD on (seed, i, B >= i).
-        mechanism: DP-SGD; None trains without noise.
         initial: weights before training, float32 [B, K, D], instead of N(0, init_std²); biases start at 0.
 
     Returns:
-        Weights float32 [B, K, D] and biases float32 [B, K]: those of ordinary training to about 1e-6, or, under a
-        mechanism, draws from the distribution of Opacus' DP-SGD.
+        Weights float32 [B, K, D] and biases float32 [B, K]: those of ordinary training to about 1e-6, or, with DP-SGD,
+        draws from the distribution of Opacus'.
 
     Raises:
         DataError: no set, no image in a set, an index outside the pool, or a label out of range.
@@ -74,6 +74,8 @@ def train_many(
 
     check_pool(features, labels, classes)
     check_sets(sets, len(labels))
+    if recipe.mechanism is not None:
+        features = recipe.mechanism.centred(features)
     features, labels = np.ascontiguousarray(features, np.float32), np.ascontiguousarray(labels, np.int64)
     sets = np.ascontiguousarray(sets, np.int64)
     heads, count = sets.shape
@@ -87,19 +89,42 @@ def train_many(
     weight, bias = np.empty((heads, classes, width), np.float32), np.empty((heads, classes), np.float32)
     flat = weight.reshape(heads, classes * width)
     key, keep = np.uint64(stream_seed(seed, "dual")), 1 - recipe.learning_rate * recipe.weight_decay
-    work = _work(count, classes, width)
-    if mechanism is None:
+    work, mechanism = _work(count, classes, width), recipe.mechanism
+    if recipe.relax:
+        _train_relaxed(features, labels, sets, recipe, seed, given, weight, bias)
+    elif mechanism is None:
         numbers = (recipe.init_std, keep, recipe.learning_rate / count, recipe.epochs)
         train_plain(features, labels, sets, key, given, numbers, tuple(work), flat, bias)
     else:
-        steps, share = mechanism.steps_of(recipe.epochs), float(mechanism.sampling_rate)
-        private = (recipe.init_std, keep, recipe.learning_rate / (share * count), steps)
+        share = float(mechanism.sampling_rate)
+        private = (recipe.init_std, keep, recipe.learning_rate / (share * count), recipe.steps)
         loudness = (float(mechanism.clip), float(mechanism.clip * mechanism.noise_multiplier), share)
         more = _noise_work(count, classes, work.z.shape[1])
         train_noisy(features, labels, sets, key, given, private, loudness, tuple(work), more, flat, bias)
     if not (np.isfinite(weight.sum()) or np.isfinite(weight).all()):  # the sum alone costs a third
         raise _explanation(features, sets, recipe)
-    return weight, bias
+    return weight, bias if mechanism is None else mechanism.bias(weight, bias)
+
+
+def _train_relaxed(
+    features: FloatArray,
+    labels: IntArray,
+    sets: IntArray,
+    recipe: Recipe,
+    seed: int,
+    given: FloatArray,
+    weight: FloatArray,
+    bias: FloatArray,
+) -> None:
+    """RelaxLoss, in torch: into `weight` [B, K, D] and `bias` [B, K]."""
+    classes, width = weight.shape[1:]
+    for begin in range(0, len(sets), _RELAXED):
+        part = slice(begin, begin + _RELAXED)
+        seeds = [stream_seed(seed, "dual-relaxed", begin + row) for row in range(len(sets[part]))]
+        start = given[part] if len(given) else initial_weights(seeds, classes, width, recipe.init_std)
+        x, marks = torch.from_numpy(features[sets[part]]), torch.from_numpy(labels[sets[part]])
+        trained = train_tensors(x.double(), marks, torch.from_numpy(start).double(), recipe)
+        weight[part], bias[part] = (value.float().numpy() for value in trained)
 
 
 def check_pool(features: FloatArray, labels: IntArray, classes: int) -> None:
@@ -171,7 +196,7 @@ def train_tensors(features: Tensor, labels: Tensor, start: Tensor, recipe: Recip
         features: [B, N, D], floating.
         labels: int64 [B, N].
         start: weights before training [B, K, D].
-        recipe: the training recipe.
+        recipe: the training recipe, without DP-SGD.
 
     Returns:
         Weights [B, K, D] and biases [B, K] in the precision of the arguments.

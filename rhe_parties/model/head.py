@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rhe_parties.errors import DataError, NumericError, ParameterError
+from rhe_parties.model.dp import DpMechanism
+from rhe_parties.model.loss import loss_errors
 from rhe_parties.rng import torch_stream
 from rhe_parties.types import FloatArray, IntArray
 
@@ -36,12 +38,22 @@ _CHUNK_BYTES = 16 << 20  # of float64 work space, to stay near the caches; heads
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a head is trained: step size, L2 decay of weights and biases, initial deviation, steps."""
+    """How a head is trained; with a defence at training also what that changes, which is no secret.
+
+    Attributes:
+        learning_rate, weight_decay: of the steps; the decay is of weights and biases.
+        init_std: deviation of the initial weights; biases start at 0.
+        epochs: steps over all images.
+        mechanism: DP-SGD; None trains without noise.
+        relax: the loss α at which RelaxLoss (arXiv 2207.05801) holds the training; 0 trains without it.
+    """
 
     learning_rate: float
     weight_decay: float
     init_std: float
     epochs: int
+    mechanism: DpMechanism | None = None
+    relax: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
@@ -49,9 +61,30 @@ class Recipe:
             ("weight_decay", self.weight_decay, self.weight_decay >= 0),
             ("init_std", self.init_std, self.init_std >= 0),
             ("epochs", self.epochs, self.epochs >= 1),
+            ("relax", self.relax, self.relax >= 0),
         ):
             if not (allowed and np.isfinite(value)):
                 raise ParameterError(f"recipe: {name} = {value} is not allowed (at least 0; rate and epochs above)")
+        if self.mechanism is not None and self.relax:
+            raise ParameterError("recipe: DP-SGD and RelaxLoss cannot train the same head (allowed: one of them)")
+
+    @property
+    def steps(self) -> int:
+        """Steps of the training."""
+        return self.epochs if self.mechanism is None else self.mechanism.steps_of(self.epochs)
+
+    @property
+    def shrink(self) -> float:
+        """What is left of the initial weights after all steps, as a factor."""
+        return float((1 - self.learning_rate * self.weight_decay) ** self.steps)
+
+    def noise_variance(self, images: int) -> float:
+        """Variance of a weight due to the noise of DP-SGD on so many images; 0 without."""
+        if self.mechanism is None:
+            return 0.0
+        m, keep = self.mechanism, (1 - self.learning_rate * self.weight_decay) ** 2
+        one = (self.learning_rate * m.noise_multiplier * m.clip / (m.sampling_rate * images)) ** 2
+        return float(one * (self.steps if keep == 1 else (1 - keep**self.steps) / (1 - keep)))
 
     @classmethod
     def paper(cls, backbone_name: str, images_per_class: int) -> Recipe:
@@ -146,8 +179,8 @@ def train_heads(
         features: training features float32 [V, N, D].
         labels: int64 [V, N] in 0..classes-1, at least two classes in every head.
         classes: number of classes K.
-        recipe: the training recipe.
-        seeds: one seed per head for its initial weights.
+        recipe: the training recipe; DP-SGD is drawn from its distribution, see `rhe_parties.model.dual.train_many`.
+        seeds: one seed per head for its initial weights and noise.
 
     Returns:
         Weights float32 [V, K, D] and biases float32 [V, K]. The work is done in float64, so that the rounded
@@ -158,6 +191,8 @@ def train_heads(
         DataError: no image, images of one class alone, or a label out of range.
     """
     check_training_sets(features, labels, classes, len(seeds))
+    if recipe.mechanism is not None:
+        return _train_privately(features, labels, classes, recipe, seeds)
     heads, count, width = features.shape
     weights = np.empty((heads, classes, width), np.float32)
     biases = np.empty((heads, classes), np.float32)
@@ -172,6 +207,19 @@ def train_heads(
     if not (np.isfinite(weights).all() and np.isfinite(biases).all()):
         raise NumericError(f"head training diverged with learning_rate = {recipe.learning_rate}")
     return weights, biases
+
+
+def _train_privately(
+    features: FloatArray, labels: IntArray, classes: int, recipe: Recipe, seeds: Sequence[int]
+) -> tuple[FloatArray, FloatArray]:
+    from rhe_parties.model.dual import train_many  # which imports this module
+
+    every = np.arange(features.shape[1])[None]
+    trained = [
+        train_many(rows, marks, every, classes, recipe, seed)
+        for rows, marks, seed in zip(features, labels, seeds, strict=True)
+    ]
+    return np.concatenate([weight for weight, _ in trained]), np.concatenate([bias for _, bias in trained])
 
 
 def train_head(features: FloatArray, labels: IntArray, classes: int, recipe: Recipe, seed: int) -> LinearHead:
@@ -194,8 +242,8 @@ def _descend(x: Tensor, onehot: Tensor, weight: Tensor, recipe: Recipe) -> tuple
     """Plain iteration on weights [V, K, D] and biases [V, K]."""
     bias = torch.zeros_like(weight[..., 0])
     keep = 1 - recipe.learning_rate * recipe.weight_decay
-    for _ in range(recipe.epochs):
-        error = torch.softmax(x @ weight.mT + bias[:, None], dim=-1) - onehot
+    for step in range(recipe.epochs):
+        error = loss_errors(x @ weight.mT + bias[:, None], onehot, recipe.relax, step)
         error *= recipe.learning_rate / x.shape[1]
         weight = keep * weight - error.mT @ x
         bias = keep * bias - error.sum(1)
@@ -209,7 +257,7 @@ def descend_dual(x: Tensor, onehot: Tensor, start: Tensor, recipe: Recipe) -> tu
         x: training features [V, N, D].
         onehot: their labels [V, N, K], floating.
         start: weights before training [V, K, D]; biases start at 0.
-        recipe: the training recipe.
+        recipe: the training recipe, without DP-SGD.
 
     Returns:
         Weights [V, K, D] and biases [V, K] in the arguments' precision, on their device.
@@ -217,9 +265,9 @@ def descend_dual(x: Tensor, onehot: Tensor, start: Tensor, recipe: Recipe) -> tu
     gram, first = x @ x.mT, x @ start.mT
     coefficients, bias = torch.zeros_like(onehot), torch.zeros_like(start[..., 0])
     keep, shrink = 1 - recipe.learning_rate * recipe.weight_decay, 1.0
-    for _ in range(recipe.epochs):
+    for step in range(recipe.epochs):
         logits = torch.baddbmm(first, gram, coefficients, beta=shrink) + bias[:, None]
-        error = torch.softmax(logits, dim=-1) - onehot
+        error = loss_errors(logits, onehot, recipe.relax, step)
         error *= recipe.learning_rate / x.shape[1]
         coefficients = keep * coefficients - error
         bias = keep * bias - error.sum(1)

@@ -20,7 +20,6 @@ from rhe_parties.attacks.base import (
     PriorKnowledge,
     Strategy,
     challenge_holds,
-    parse_options,
 )
 from rhe_parties.attacks.pools import Pool, SerialPool
 from rhe_parties.errors import FailureCode, ProtocolError, RheError
@@ -28,8 +27,10 @@ from rhe_parties.messages import Envelope
 from rhe_parties.messages.adversarial import CLAIM_ARRAYS, NULL_PREFIX
 from rhe_parties.messages.checks import empty
 from rhe_parties.messages.payloads import AttackRequest, ClaimReport, ClientAdmitted, Decision, Failure, ViewPart
+from rhe_parties.messages.recipes import RecipeSpec
 from rhe_parties.parties.base import Asker, Party
 from rhe_parties.parties.interview import Interview, Questions, SeatOracle
+from rhe_parties.registry import parse_options
 from rhe_parties.threat.model import ADVERSARY, KEY_HOLDER, LABORATORY
 from rhe_parties.threat.view import AdversaryView, Observation
 from rhe_parties.types import FloatArray, IntArray
@@ -66,7 +67,8 @@ class AdversarySeat(Party):
         super().__init__(ADVERSARY, run_id)
         self._prior = prior
         self._pool: Pool = pool if pool is not None else SerialPool()
-        self._memory: dict[str, object] = {}
+        # What strategies keep between worlds whose heads are trained alike.
+        self._memory: dict[RecipeSpec | None, dict[str, object]] = {}
         self._work: _Work | None = None
         self._parts: list[bytes] = []
         self._part_count = 0
@@ -166,7 +168,9 @@ class AdversarySeat(Party):
 
     def _run(self, payload: AttackRequest, view: AdversaryView, oracle: SeatOracle | None) -> ClaimReport:
         cls = ADVERSARIES.load(payload.adversary, payload.source)
-        strategy = cls(parse_options(cls, dict(zip(payload.option_names, payload.option_values, strict=True))))
+        strategy = cls(
+            parse_options("adversary", cls, dict(zip(payload.option_names, payload.option_values, strict=True)))
+        )
         needs = cls.needs if payload.variant == AS_IS else cls.ciphertext_needs
         held = view.holds() | challenge_holds(payload.challenge)
         if payload.variant == CIPHERTEXT and (not needs or Observation.ENCRYPTED_HEAD not in held):
@@ -187,20 +191,22 @@ class AdversarySeat(Party):
     def _attack(
         self, strategy: Strategy, view: AdversaryView, payload: AttackRequest, oracle: SeatOracle | None
     ) -> Claim:
+        prior = self._prior if payload.recipe is None else self._prior.with_recipe(payload.recipe)
         context = AttackContext(
             seed=payload.seed,
             victims=payload.head_ids,
             pool=self._pool,
             progress=self._note,
-            memory=self._memory,
+            memory=self._memory.setdefault(payload.recipe, {}),
             oracle=oracle,
             challenge=payload.challenge,
+            defences=payload.defences,
         )
         if payload.variant == CIPHERTEXT:
             run = strategy.attack_ciphertexts
         else:
             run = strategy.attack if self._prior.two_layer is None else strategy.attack_two_layer
-        return run(view, self._prior, context)
+        return run(view, prior, context)
 
     def _note(self, fraction: float, text: str) -> None:
         self.progress = Progress(min(max(fraction, 0.0), 1.0), text)

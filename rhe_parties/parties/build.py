@@ -15,18 +15,18 @@ from rhe_parties.messages.setups import (
     AdversarySetup,
     BackboneSpec,
     DataOwnerSetup,
+    DefenceSpec,
     KeyHolderSetup,
     ModelHostSetup,
-    RecipeSpec,
     decode_setup,
 )
 from rhe_parties.parties.base import Party
+from rhe_parties.registry import parse_options
 
 if TYPE_CHECKING:
     from rhe_parties.attacks.pools import Pool
+    from rhe_parties.defences.base import Defence
     from rhe_parties.model.backbone import Backbone
-    from rhe_parties.model.head import Recipe
-    from rhe_parties.model.two_layer import BatchRecipe
 
 __all__ = ["build_party"]
 
@@ -45,9 +45,11 @@ def build_party(setup: bytes, pool: Pool | None = None) -> Party:
     run_id, role = decode_setup(setup)
     if isinstance(role, KeyHolderSetup):
         from rhe_parties.parties.key_holder import KeyHolder
-        from rhe_parties.parties.release import parse_release
+        from rhe_parties.parties.release import Release, parse_release
 
-        return KeyHolder(run_id, role.plan, role.query_budget, parse_release(role.release), role.max_images)
+        defences = [(_defence(spec), dict(zip(spec.fitted_names, spec.fitted, strict=True))) for spec in role.defences]
+        release = Release(parse_release(role.release).kind, defences)
+        return KeyHolder(run_id, role.plan, role.query_budget, release, role.max_images)
 
     from rhe_parties.threads import limited_threads, one_blas_thread
 
@@ -70,15 +72,13 @@ def _computing_party(run_id: str, role: DataOwnerSetup | ModelHostSetup | Advers
 
 
 def _data_owner(run_id: str, role: DataOwnerSetup) -> Party:
-    from rhe_parties.defences.base import DEFENCES
     from rhe_parties.parties.data_owner import DataOwner
 
-    defence = DEFENCES.load(role.defence, role.defence_source)()
     return DataOwner(
         run_id,
         _backbone(role.backbone),
-        _two_layer_recipe(role.recipe) if role.recipe.hidden else _linear_recipe(role.recipe),
-        defence,
+        role.recipe.two_layer() or role.recipe.linear(),
+        [_defence(spec) for spec in role.defences],
         role.classes,
         role.images,
         role.labels,
@@ -88,6 +88,13 @@ def _data_owner(run_id: str, role: DataOwnerSetup) -> Party:
     )
 
 
+def _defence(spec: DefenceSpec) -> Defence:
+    from rhe_parties.defences.base import DEFENCES
+
+    cls = DEFENCES.load(spec.reference, spec.source)
+    return cls(parse_options("defence", cls, spec.options))
+
+
 def _adversary(run_id: str, role: AdversarySetup, pool: Pool | None) -> Party:
     from rhe_parties.attacks.base import FinerLabels, PriorKnowledge
     from rhe_parties.attacks.pools import ThreadPool
@@ -95,12 +102,12 @@ def _adversary(run_id: str, role: AdversarySetup, pool: Pool | None) -> Party:
 
     prior = PriorKnowledge(
         backbone=_backbone(role.backbone),
-        recipe=_linear_recipe(role.recipe),
+        recipe=role.recipe.linear(),
         classes=role.classes,
         images_per_class=role.images_per_class,
         auxiliary_images=role.auxiliary_images,
         auxiliary_labels=role.auxiliary_labels,
-        two_layer=_two_layer_recipe(role.recipe) if role.recipe.hidden else None,
+        two_layer=role.recipe.two_layer(),
         finer=None if role.auxiliary_kinds is None else FinerLabels(role.auxiliary_kinds, role.kinds),
     )
     return AdversarySeat(run_id, prior, pool or ThreadPool(role.threads))
@@ -126,17 +133,3 @@ def _device(name: str) -> str:
 
         return "cuda" if torch.cuda.is_available() else "cpu"
     return name
-
-
-def _linear_recipe(spec: RecipeSpec) -> Recipe:
-    from rhe_parties.model.head import Recipe
-
-    return Recipe(spec.learning_rate, spec.weight_decay, spec.init_std, spec.epochs)
-
-
-def _two_layer_recipe(spec: RecipeSpec) -> BatchRecipe:
-    from rhe_parties.model.two_layer import BatchRecipe
-
-    return BatchRecipe(
-        spec.learning_rate, spec.weight_decay, spec.init_std, spec.epochs, spec.hidden, spec.activation, "binary"
-    )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rhe_parties.defences.base import Defence
+from rhe_parties.defences.chain import trainer_of
 from rhe_parties.errors import FailureCode, ProtocolError
 from rhe_parties.he.scheme import HeadEncryptor, PublicMaterial, make_encryptor
 from rhe_parties.messages import Envelope
@@ -47,7 +49,8 @@ class DataOwner(Party):
     """Holds the private images; nothing but heads, public requests and fingerprints ever leaves it.
 
     Args:
-        recipe: of linear heads, or of binary heads with a hidden layer.
+        recipe: of linear heads, or of binary heads with a hidden layer, as the defences have it.
+        defences: of the world, in order.
         images: uint8 [n, C, H, W], the private pool.
         labels: int64 [n].
         sets: int64 [V, N], the training images of each head.
@@ -59,7 +62,7 @@ class DataOwner(Party):
         run_id: str,
         backbone: Backbone,
         recipe: Recipe | BatchRecipe,
-        defence: Defence,
+        defences: Sequence[Defence],
         classes: int,
         images: UInt8Array,
         labels: IntArray,
@@ -70,7 +73,8 @@ class DataOwner(Party):
         super().__init__(DATA_OWNER, run_id)
         self._backbone = backbone
         self._recipe = recipe
-        self._defence = defence
+        self._encrypts = any(defence.encrypts for defence in defences)
+        self._trainer = trainer_of(defences)
         self._classes = classes
         self._images = images
         self._labels = labels
@@ -102,7 +106,7 @@ class DataOwner(Party):
         if payload.head_id not in kept and len(kept) >= self._max_heads:
             raise ProtocolError(FailureCode.REFUSED, f"{len(kept)} heads are kept, at most {self._max_heads} may be")
         head, asker = self._train(payload.set_index), Asker.of(envelope)
-        if not self._defence.encrypts or self._encryptor is not None:
+        if not self._encrypts or self._encryptor is not None:
             return [self._sent(asker, payload.head_id, head)]
         self._waiting.append((asker, payload.head_id, head))
         return [self.send(KEY_HOLDER, PublicMaterialRequest(), cause=envelope)]
@@ -114,8 +118,8 @@ class DataOwner(Party):
         seed = stream_seed(self._seed, "victim-head", index)
         features, labels = self._features[rows], self._labels[rows]
         if isinstance(self._recipe, BatchRecipe):
-            return self._defence.train_two_layer(features, labels, self._recipe, seed)
-        return self._defence.train(features, labels, self._classes, self._recipe, seed)
+            return self._trainer.train_two_layer(features, labels, self._recipe, seed)
+        return self._trainer.train(features, labels, self._classes, self._recipe, seed)
 
     def _sent(self, asker: Asker, head_id: str, head: LinearHead | BinaryHead) -> Envelope:
         """The head on its way to the host, encrypted where the defence says so."""
@@ -127,7 +131,7 @@ class DataOwner(Party):
         self, head_id: str, head: LinearHead | BinaryHead
     ) -> tuple[PlainHead | TwoLayerHead | EncryptedHead, float]:
         backbone = self._backbone.fingerprint
-        if self._defence.encrypts:
+        if self._encrypts:
             if self._encryptor is None:
                 raise ProtocolError(FailureCode.UNEXPECTED, "no public key material has arrived yet")
             held, scale = self._encryptor.encrypt(*head.encryptable)
@@ -140,8 +144,8 @@ class DataOwner(Party):
     def _on_public_material(self, envelope: Envelope, payload: PublicMaterial) -> list[Envelope]:
         """Encrypt what waits; under a new key also everything that was encrypted under the one before."""
         self.require_sender(envelope, KEY_HOLDER)
-        if not self._defence.encrypts:
-            raise ProtocolError(FailureCode.UNEXPECTED, f"defence {self._defence.name!r} encrypts nothing")
+        if not self._encrypts:
+            raise ProtocolError(FailureCode.UNEXPECTED, "no defence of this world encrypts anything")
         self.settle(envelope.reply_to)
         replies = []
         if payload.fingerprint != self._key:
@@ -165,10 +169,8 @@ class DataOwner(Party):
                 f"{pending.fingerprint[:12]!r} was sent",
             )
         self.settle(envelope.reply_to)
-        key = self._key if self._defence.encrypts else ""
-        notice = HeadNotice(
-            payload.head_id, payload.fingerprint, self._defence.encrypts, pending.scale, self._classes, key
-        )
+        key = self._key if self._encrypts else ""
+        notice = HeadNotice(payload.head_id, payload.fingerprint, self._encrypts, pending.scale, self._classes, key)
         return [self.send(KEY_HOLDER, notice, cause=pending.asker)]
 
     def _on_head_ready(self, envelope: Envelope, payload: HeadReady) -> list[Envelope]:

@@ -90,7 +90,7 @@ class FuzzWorld:
         plan = plan_head(backbone.features, dataset.classes, batch=BATCH, scheme="bfv", feature_norm=norm)
         limits = HostLimits(gather_delay=DELAY)
         owner = DataOwner(
-            RUN_ID, backbone, Recipe.paper("strokenet", 1), ReverseHomomorphicEncryption(), dataset.classes,
+            RUN_ID, backbone, Recipe.paper("strokenet", 1), [ReverseHomomorphicEncryption()], dataset.classes,
             dataset.images[used.ravel()], dataset.labels[used.ravel()], np.arange(used.size).reshape(used.shape),
             seed, MAX_HEADS,
         )  # fmt: skip

@@ -6,8 +6,6 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import NoReturn
 
-import numpy as np
-
 from rhe_parties.errors import BudgetError, FailureCode, MessageError, NumericError, ProtocolError, SchemeError
 from rhe_parties.he.plan import HeadPlan
 from rhe_parties.he.scheme import KeyCustody, LogitCiphertexts, make_custody
@@ -67,7 +65,7 @@ class KeyHolder(Party):
     Args:
         plan: parameters of the encrypted head, None in a world without encryption.
         query_budget: images decided over the whole run, 0 for no limit.
-        release: what goes out beside the classes.
+        release: what goes out, and the defences that act on it.
         max_images: most images in one request.
     """
 
@@ -189,7 +187,7 @@ class KeyHolder(Party):
         if payload.client not in self._clients and len(self._clients) >= MAX_CLIENTS:
             raise ProtocolError(FailureCode.REFUSED, f"{MAX_CLIENTS} clients are admitted, no more are taken")
         self._clients[payload.client] = payload.budget
-        admitted = ClientAdmitted(payload.client, payload.budget, self._release.name)
+        admitted = ClientAdmitted(payload.client, payload.budget, self._release.kind)
         return [self.send(payload.client, admitted), self.answer(envelope, admitted)]
 
     def _on_ask(self, envelope: Envelope, payload: AskDecisions) -> list[Envelope]:
@@ -322,9 +320,8 @@ class KeyHolder(Party):
         return logits
 
     def _decision(self, part: ResponsePart, head: HeadNotice, logits: AnyArray, used: int) -> Decision:
-        """Classes by the exact logits under every policy; what else goes out is the policy's."""
-        classes = np.argmax(logits, axis=1).astype(np.int64)
-        released = self._release.logits(logits, head.weight_scale if head.encrypted else 1.0)
+        """What the policy and its defences make of the exact logits."""
+        classes, released = self._release.answer(logits, head.weight_scale if head.encrypted else 1.0)
         return Decision(part.request_id, head.head_id, classes, part.saturated, released, used)
 
     @property

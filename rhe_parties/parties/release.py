@@ -2,65 +2,64 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from rhe_parties.errors import ParameterError
-from rhe_parties.types import AnyArray, FloatArray
+from rhe_parties.defences.base import Defence, Fitted
+from rhe_parties.errors import FailureCode, NumericError, ParameterError
+from rhe_parties.types import AnyArray, FloatArray, IntArray
 
-__all__ = ["MAX_DIGITS", "Release", "parse_release"]
+__all__ = ["Release", "parse_release"]
 
-#: A float32 logit carries no more decimals than this.
-MAX_DIGITS = 6
+_POLICIES = {"classes": "classes", "logits": "classes and logits"}
 
 
 @dataclass(frozen=True)
 class Release:
-    """A release policy: `kind` is classes, rounded or logits; `digits` are the decimals of `rounded`."""
+    """A release policy: `kind` is classes or logits; `defences` act on the answer before it goes out, in order."""
 
     kind: str = "classes"
-    digits: int = 0
+    defences: Sequence[tuple[Defence, Fitted]] = ()
 
-    def logits(self, logits: AnyArray, scale: float) -> FloatArray:
-        """What goes out beside the classes: float32 [B, K], or an empty array.
+    def answer(self, logits: AnyArray, scale: float) -> tuple[IntArray, FloatArray]:
+        """What goes out: classes int64 [B], and logits float32 [B, K] or an empty array.
 
         Args:
             logits: decrypted logits [B, K] in units of the head's weight scale.
             scale: that scale; 1 for logits that are real already.
-        """
-        if self.kind == "classes":
-            return np.empty((0,), dtype=np.float32)
-        real = np.asarray(logits, dtype=np.float64) * scale
-        return (np.round(real, self.digits) if self.kind == "rounded" else real).astype(np.float32)
 
-    @property
-    def name(self) -> str:
-        """The policy as `parse_release` takes it."""
-        return f"{self.kind}:{self.digits}" if self.kind == "rounded" else self.kind
+        Raises:
+            NumericError: a defence gave an answer of another shape, unknown classes, or NaN.
+        """
+        classes: IntArray = np.argmax(logits, axis=1).astype(np.int64)
+        real: AnyArray = np.asarray(logits, dtype=np.float64) * scale
+        for defence, fitted in self.defences:
+            said, shape = classes, real.shape
+            classes, real = defence.release(said, real, fitted)
+            if real.shape != shape or classes.shape != shape[:1] or not np.isfinite(real).all():
+                raise NumericError(
+                    f"defence {defence.name!r} released classes {classes.shape} and logits {real.shape} for "
+                    f"{shape[0]} images of {shape[1]} classes, or numbers that are not finite",
+                    FailureCode.BAD_TENSOR,
+                )
+        return classes, np.empty((0,), np.float32) if self.kind == "classes" else real.astype(np.float32)
 
     def describe(self) -> str:
         """The policy in words, as the threat model states it."""
-        places = "decimal" if self.digits == 1 else "decimals"
-        what = {
-            "classes": "classes",
-            "rounded": f"classes and logits rounded to {self.digits} {places}",
-            "logits": "classes and logits",
-        }[self.kind]
-        return f"{what}, to the party that asked; never to the host"
+        return f"{_POLICIES[self.kind]}, to the party that asked; never to the host"
 
 
 def parse_release(text: str) -> Release:
-    """A policy by name: `classes`, `rounded:DIGITS` or `logits`.
+    """A policy by name: `classes` or `logits`.
 
     Raises:
         ParameterError: anything else.
     """
-    kind, colon, digits = text.partition(":")
-    if kind == "rounded" and digits.isascii() and digits.isdigit() and int(digits[:3]) <= MAX_DIGITS:
-        return Release(kind, int(digits))
-    if kind in ("classes", "logits") and not colon:
-        return Release(kind)
-    raise ParameterError(
-        f"release={text[:64]!r} is not allowed (allowed: classes, rounded:DIGITS with 0 to {MAX_DIGITS}, logits)"
-    )
+    if text in _POLICIES:
+        return Release(text)
+    hint = ""
+    if text.startswith("rounded"):
+        hint = "; rounding is a defence: +rounding@digits=N in the world's name, with release=logits"
+    raise ParameterError(f"release={text[:64]!r} is not allowed (allowed: {', '.join(_POLICIES)}{hint})")

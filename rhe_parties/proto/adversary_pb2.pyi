@@ -15,8 +15,36 @@ class ViewPart(_message.Message):
     view: _containers.RepeatedScalarFieldContainer[bytes]
     def __init__(self, index: _Optional[int] = ..., view: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
+class RecipeSpec(_message.Message):
+    __slots__ = ("learning_rate", "weight_decay", "init_std", "epochs", "hidden", "activation", "clip", "noise_multiplier", "sampling_rate", "steps", "relax", "centre")
+    LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_DECAY_FIELD_NUMBER: _ClassVar[int]
+    INIT_STD_FIELD_NUMBER: _ClassVar[int]
+    EPOCHS_FIELD_NUMBER: _ClassVar[int]
+    HIDDEN_FIELD_NUMBER: _ClassVar[int]
+    ACTIVATION_FIELD_NUMBER: _ClassVar[int]
+    CLIP_FIELD_NUMBER: _ClassVar[int]
+    NOISE_MULTIPLIER_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_RATE_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    RELAX_FIELD_NUMBER: _ClassVar[int]
+    CENTRE_FIELD_NUMBER: _ClassVar[int]
+    learning_rate: float
+    weight_decay: float
+    init_std: float
+    epochs: int
+    hidden: int
+    activation: str
+    clip: float
+    noise_multiplier: float
+    sampling_rate: float
+    steps: int
+    relax: float
+    centre: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., init_std: _Optional[float] = ..., epochs: _Optional[int] = ..., hidden: _Optional[int] = ..., activation: _Optional[str] = ..., clip: _Optional[float] = ..., noise_multiplier: _Optional[float] = ..., sampling_rate: _Optional[float] = ..., steps: _Optional[int] = ..., relax: _Optional[float] = ..., centre: _Optional[_Iterable[float]] = ...) -> None: ...
+
 class AttackRequest(_message.Message):
-    __slots__ = ("world", "adversary", "source", "variant", "option_names", "option_values", "seed", "view", "head_ids", "challenge", "parts")
+    __slots__ = ("world", "adversary", "source", "variant", "option_names", "option_values", "seed", "view", "head_ids", "challenge", "parts", "recipe", "defences")
     WORLD_FIELD_NUMBER: _ClassVar[int]
     ADVERSARY_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
@@ -28,6 +56,8 @@ class AttackRequest(_message.Message):
     HEAD_IDS_FIELD_NUMBER: _ClassVar[int]
     CHALLENGE_FIELD_NUMBER: _ClassVar[int]
     PARTS_FIELD_NUMBER: _ClassVar[int]
+    RECIPE_FIELD_NUMBER: _ClassVar[int]
+    DEFENCES_FIELD_NUMBER: _ClassVar[int]
     world: str
     adversary: str
     source: str
@@ -39,7 +69,9 @@ class AttackRequest(_message.Message):
     head_ids: _containers.RepeatedScalarFieldContainer[str]
     challenge: Challenge
     parts: int
-    def __init__(self, world: _Optional[str] = ..., adversary: _Optional[str] = ..., source: _Optional[str] = ..., variant: _Optional[str] = ..., option_names: _Optional[_Iterable[str]] = ..., option_values: _Optional[_Iterable[str]] = ..., seed: _Optional[int] = ..., view: _Optional[_Iterable[bytes]] = ..., head_ids: _Optional[_Iterable[str]] = ..., challenge: _Optional[_Union[Challenge, _Mapping]] = ..., parts: _Optional[int] = ...) -> None: ...
+    recipe: RecipeSpec
+    defences: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, world: _Optional[str] = ..., adversary: _Optional[str] = ..., source: _Optional[str] = ..., variant: _Optional[str] = ..., option_names: _Optional[_Iterable[str]] = ..., option_values: _Optional[_Iterable[str]] = ..., seed: _Optional[int] = ..., view: _Optional[_Iterable[bytes]] = ..., head_ids: _Optional[_Iterable[str]] = ..., challenge: _Optional[_Union[Challenge, _Mapping]] = ..., parts: _Optional[int] = ..., recipe: _Optional[_Union[RecipeSpec, _Mapping]] = ..., defences: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Challenge(_message.Message):
     __slots__ = ("candidates", "candidate_labels", "known_images", "known_labels", "target_labels", "initial_weights", "property_values", "property_name")

@@ -22,29 +22,30 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from rhe_parties.proto import adversary_pb2 as rhe__parties_dot_proto_dot_adversary__pb2
 from rhe_parties.proto import he_pb2 as rhe__parties_dot_proto_dot_he__pb2
 from rhe_parties.proto import tensor_pb2 as rhe__parties_dot_proto_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1drhe_parties/proto/setup.proto\x12\x0erhe_parties.v1\x1a\x1arhe_parties/proto/he.proto\x1a\x1erhe_parties/proto/tensor.proto\"R\n\x0c\x42\x61\x63kboneSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07weights\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\"\x7f\n\nRecipeSpec\x12\x15\n\rlearning_rate\x18\x01 \x01(\x01\x12\x14\n\x0cweight_decay\x18\x02 \x01(\x01\x12\x10\n\x08init_std\x18\x03 \x01(\x01\x12\x0e\n\x06\x65pochs\x18\x04 \x01(\r\x12\x0e\n\x06hidden\x18\x05 \x01(\r\x12\x12\n\nactivation\x18\x06 \x01(\t\"\xce\x02\n\x0e\x44\x61taOwnerSetup\x12.\n\x08\x62\x61\x63kbone\x18\x01 \x01(\x0b\x32\x1c.rhe_parties.v1.BackboneSpec\x12*\n\x06recipe\x18\x02 \x01(\x0b\x32\x1a.rhe_parties.v1.RecipeSpec\x12\x0f\n\x07\x64\x65\x66\x65nce\x18\x03 \x01(\t\x12\x16\n\x0e\x64\x65\x66\x65nce_source\x18\x04 \x01(\t\x12\x0f\n\x07\x63lasses\x18\x05 \x01(\r\x12\x0c\n\x04seed\x18\x06 \x01(\x04\x12&\n\x06images\x18\x07 \x01(\x0b\x32\x16.rhe_parties.v1.Tensor\x12&\n\x06labels\x18\x08 \x01(\x0b\x32\x16.rhe_parties.v1.Tensor\x12$\n\x04sets\x18\t \x01(\x0b\x32\x16.rhe_parties.v1.Tensor\x12\x0f\n\x07threads\x18\n \x01(\r\x12\x11\n\tmax_heads\x18\x0b \x01(\r\"\xbb\x01\n\x0eModelHostSetup\x12.\n\x08\x62\x61\x63kbone\x18\x01 \x01(\x0b\x32\x1c.rhe_parties.v1.BackboneSpec\x12\x0f\n\x07threads\x18\x02 \x01(\r\x12\x17\n\x0fgather_delay_ms\x18\x03 \x01(\x01\x12\x15\n\rgather_inputs\x18\x04 \x01(\r\x12\x12\n\nmax_images\x18\x05 \x01(\r\x12\x11\n\tmax_heads\x18\x06 \x01(\r\x12\x11\n\tevaluator\x18\x07 \x01(\t\"s\n\x0eKeyHolderSetup\x12&\n\x04plan\x18\x01 \x01(\x0b\x32\x18.rhe_parties.v1.HeadPlan\x12\x14\n\x0cquery_budget\x18\x02 \x01(\x04\x12\x0f\n\x07release\x18\x03 \x01(\t\x12\x12\n\nmax_images\x18\x04 \x01(\r\"\xf6\x02\n\x0e\x41\x64versarySetup\x12.\n\x08\x62\x61\x63kbone\x18\x01 \x01(\x0b\x32\x1c.rhe_parties.v1.BackboneSpec\x12*\n\x06recipe\x18\x02 \x01(\x0b\x32\x1a.rhe_parties.v1.RecipeSpec\x12\x0f\n\x07\x63lasses\x18\x03 \x01(\r\x12\x18\n\x10images_per_class\x18\x04 \x01(\r\x12\x30\n\x10\x61uxiliary_images\x18\x05 \x01(\x0b\x32\x16.rhe_parties.v1.Tensor\x12\x30\n\x10\x61uxiliary_labels\x18\x06 \x01(\x0b\x32\x16.rhe_parties.v1.Tensor\x12\x0f\n\x07threads\x18\x07 \x01(\r\x12\x0f\n\x07workers\x18\x08 \x01(\r\x12\r\n\x05kinds\x18\t \x01(\r\x12\x34\n\x0f\x61uxiliary_kinds\x18\n \x01(\x0b\x32\x16.rhe_parties.v1.TensorH\x00\x88\x01\x01\x42\x12\n\x10_auxiliary_kinds\"\xfb\x01\n\nPartySetup\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x34\n\ndata_owner\x18\x02 \x01(\x0b\x32\x1e.rhe_parties.v1.DataOwnerSetupH\x00\x12\x34\n\nmodel_host\x18\x03 \x01(\x0b\x32\x1e.rhe_parties.v1.ModelHostSetupH\x00\x12\x34\n\nkey_holder\x18\x04 \x01(\x0b\x32\x1e.rhe_parties.v1.KeyHolderSetupH\x00\x12\x33\n\tadversary\x18\x05 \x01(\x0b\x32\x1e.rhe_parties.v1.AdversarySetupH\x00\x42\x06\n\x04roleb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1drhe_parties/proto/setup.proto\x12\x0erhe_parties.v1\x1a!rhe_parties/proto/adversary.proto\x1a\x1arhe_parties/proto/he.proto\x1a\x1erhe_parties/proto/tensor.proto\"R\n\x0c\x42\x61\x63kboneSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07weights\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\"\x9b\x01\n\x0b\x44\x65\x66\x65nceSpec\x12\x11\n\treference\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x14\n\x0coption_names\x18\x03 \x03(\t\x12\x15\n\roption_values\x18\x04 \x03(\t\x12\x14\n\x0c\x66itted_names\x18\x05 \x03(\t\x12&\n\x06\x66itted\x18\x06 \x03(\x0b\x32\x16.rhe_parties.v1.Tensor\"\xd4\x02\n\x0e\x44\x61taOwnerSetup\x12.\n\x08\x62\x61\x63kbone\x18\x01 \x01(\x0b\x32\x1c.rhe_parties.v1.BackboneSpec\x12*\n\x06recipe\x18\x02 \x01(\x0b\x32\x1a.rhe_parties.v1.RecipeSpec\x12-\n\x08\x64\x65\x66\x65nces\x18\x03 \x03(\x0b\x32\x1b.rhe_parties.v1.DefenceSpec\x12\x0f\n\x07\x63lasses\x18\x05 \x01(\r\x12\x0c\n\x04seed\x18\x06 \x01(\x04\x12&\n\x06images\x18\x07 \x01(\x0b\x32\x16.rhe_parties.v1.Tensor\x12&\n\x06labels\x18\x08 \x01(\x0b\x32\x16.rhe_parties.v1.Tensor\x12$\n\x04sets\x18\t \x01(\x0b\x32\x16.rhe_parties.v1.Tensor\x12\x0f\n\x07threads\x18\n \x01(\r\x12\x11\n\tmax_heads\x18\x0b \x01(\r\"\xbb\x01\n\x0eModelHostSetup\x12.\n\x08\x62\x61\x63kbone\x18\x01 \x01(\x0b\x32\x1c.rhe_parties.v1.BackboneSpec\x12\x0f\n\x07threads\x18\x02 \x01(\r\x12\x17\n\x0fgather_delay_ms\x18\x03 \x01(\x01\x12\x15\n\rgather_inputs\x18\x04 \x01(\r\x12\x12\n\nmax_images\x18\x05 \x01(\r\x12\x11\n\tmax_heads\x18\x06 \x01(\r\x12\x11\n\tevaluator\x18\x07 \x01(\t\"\xa2\x01\n\x0eKeyHolderSetup\x12&\n\x04plan\x18\x01 \x01(\x0b\x32\x18.rhe_parties.v1.HeadPlan\x12\x14\n\x0cquery_budget\x18\x02 \x01(\x04\x12\x0f\n\x07release\x18\x03 \x01(\t\x12\x12\n\nmax_images\x18\x04 \x01(\r\x12-\n\x08\x64\x65\x66\x65nces\x18\x05 \x03(\x0b\x32\x1b.rhe_parties.v1.DefenceSpec\"\xf6\x02\n\x0e\x41\x64versarySetup\x12.\n\x08\x62\x61\x63kbone\x18\x01 \x01(\x0b\x32\x1c.rhe_parties.v1.BackboneSpec\x12*\n\x06recipe\x18\x02 \x01(\x0b\x32\x1a.rhe_parties.v1.RecipeSpec\x12\x0f\n\x07\x63lasses\x18\x03 \x01(\r\x12\x18\n\x10images_per_class\x18\x04 \x01(\r\x12\x30\n\x10\x61uxiliary_images\x18\x05 \x01(\x0b\x32\x16.rhe_parties.v1.Tensor\x12\x30\n\x10\x61uxiliary_labels\x18\x06 \x01(\x0b\x32\x16.rhe_parties.v1.Tensor\x12\x0f\n\x07threads\x18\x07 \x01(\r\x12\x0f\n\x07workers\x18\x08 \x01(\r\x12\r\n\x05kinds\x18\t \x01(\r\x12\x34\n\x0f\x61uxiliary_kinds\x18\n \x01(\x0b\x32\x16.rhe_parties.v1.TensorH\x00\x88\x01\x01\x42\x12\n\x10_auxiliary_kinds\"\xfb\x01\n\nPartySetup\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x34\n\ndata_owner\x18\x02 \x01(\x0b\x32\x1e.rhe_parties.v1.DataOwnerSetupH\x00\x12\x34\n\nmodel_host\x18\x03 \x01(\x0b\x32\x1e.rhe_parties.v1.ModelHostSetupH\x00\x12\x34\n\nkey_holder\x18\x04 \x01(\x0b\x32\x1e.rhe_parties.v1.KeyHolderSetupH\x00\x12\x33\n\tadversary\x18\x05 \x01(\x0b\x32\x1e.rhe_parties.v1.AdversarySetupH\x00\x42\x06\n\x04roleb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'rhe_parties.proto.setup_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_BACKBONESPEC']._serialized_start=109
-  _globals['_BACKBONESPEC']._serialized_end=191
-  _globals['_RECIPESPEC']._serialized_start=193
-  _globals['_RECIPESPEC']._serialized_end=320
-  _globals['_DATAOWNERSETUP']._serialized_start=323
-  _globals['_DATAOWNERSETUP']._serialized_end=657
-  _globals['_MODELHOSTSETUP']._serialized_start=660
-  _globals['_MODELHOSTSETUP']._serialized_end=847
-  _globals['_KEYHOLDERSETUP']._serialized_start=849
-  _globals['_KEYHOLDERSETUP']._serialized_end=964
-  _globals['_ADVERSARYSETUP']._serialized_start=967
-  _globals['_ADVERSARYSETUP']._serialized_end=1341
-  _globals['_PARTYSETUP']._serialized_start=1344
-  _globals['_PARTYSETUP']._serialized_end=1595
+  _globals['_BACKBONESPEC']._serialized_start=144
+  _globals['_BACKBONESPEC']._serialized_end=226
+  _globals['_DEFENCESPEC']._serialized_start=229
+  _globals['_DEFENCESPEC']._serialized_end=384
+  _globals['_DATAOWNERSETUP']._serialized_start=387
+  _globals['_DATAOWNERSETUP']._serialized_end=727
+  _globals['_MODELHOSTSETUP']._serialized_start=730
+  _globals['_MODELHOSTSETUP']._serialized_end=917
+  _globals['_KEYHOLDERSETUP']._serialized_start=920
+  _globals['_KEYHOLDERSETUP']._serialized_end=1082
+  _globals['_ADVERSARYSETUP']._serialized_start=1085
+  _globals['_ADVERSARYSETUP']._serialized_end=1459
+  _globals['_PARTYSETUP']._serialized_start=1462
+  _globals['_PARTYSETUP']._serialized_end=1713
 # @@protoc_insertion_point(module_scope)

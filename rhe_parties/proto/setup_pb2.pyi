@@ -1,8 +1,10 @@
+from rhe_parties.proto import adversary_pb2 as _adversary_pb2
 from rhe_parties.proto import he_pb2 as _he_pb2
 from rhe_parties.proto import tensor_pb2 as _tensor_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Mapping as _Mapping
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
@@ -19,28 +21,27 @@ class BackboneSpec(_message.Message):
     device: str
     def __init__(self, name: _Optional[str] = ..., weights: _Optional[str] = ..., fingerprint: _Optional[str] = ..., device: _Optional[str] = ...) -> None: ...
 
-class RecipeSpec(_message.Message):
-    __slots__ = ("learning_rate", "weight_decay", "init_std", "epochs", "hidden", "activation")
-    LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
-    WEIGHT_DECAY_FIELD_NUMBER: _ClassVar[int]
-    INIT_STD_FIELD_NUMBER: _ClassVar[int]
-    EPOCHS_FIELD_NUMBER: _ClassVar[int]
-    HIDDEN_FIELD_NUMBER: _ClassVar[int]
-    ACTIVATION_FIELD_NUMBER: _ClassVar[int]
-    learning_rate: float
-    weight_decay: float
-    init_std: float
-    epochs: int
-    hidden: int
-    activation: str
-    def __init__(self, learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., init_std: _Optional[float] = ..., epochs: _Optional[int] = ..., hidden: _Optional[int] = ..., activation: _Optional[str] = ...) -> None: ...
+class DefenceSpec(_message.Message):
+    __slots__ = ("reference", "source", "option_names", "option_values", "fitted_names", "fitted")
+    REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    OPTION_NAMES_FIELD_NUMBER: _ClassVar[int]
+    OPTION_VALUES_FIELD_NUMBER: _ClassVar[int]
+    FITTED_NAMES_FIELD_NUMBER: _ClassVar[int]
+    FITTED_FIELD_NUMBER: _ClassVar[int]
+    reference: str
+    source: str
+    option_names: _containers.RepeatedScalarFieldContainer[str]
+    option_values: _containers.RepeatedScalarFieldContainer[str]
+    fitted_names: _containers.RepeatedScalarFieldContainer[str]
+    fitted: _containers.RepeatedCompositeFieldContainer[_tensor_pb2.Tensor]
+    def __init__(self, reference: _Optional[str] = ..., source: _Optional[str] = ..., option_names: _Optional[_Iterable[str]] = ..., option_values: _Optional[_Iterable[str]] = ..., fitted_names: _Optional[_Iterable[str]] = ..., fitted: _Optional[_Iterable[_Union[_tensor_pb2.Tensor, _Mapping]]] = ...) -> None: ...
 
 class DataOwnerSetup(_message.Message):
-    __slots__ = ("backbone", "recipe", "defence", "defence_source", "classes", "seed", "images", "labels", "sets", "threads", "max_heads")
+    __slots__ = ("backbone", "recipe", "defences", "classes", "seed", "images", "labels", "sets", "threads", "max_heads")
     BACKBONE_FIELD_NUMBER: _ClassVar[int]
     RECIPE_FIELD_NUMBER: _ClassVar[int]
-    DEFENCE_FIELD_NUMBER: _ClassVar[int]
-    DEFENCE_SOURCE_FIELD_NUMBER: _ClassVar[int]
+    DEFENCES_FIELD_NUMBER: _ClassVar[int]
     CLASSES_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     IMAGES_FIELD_NUMBER: _ClassVar[int]
@@ -49,9 +50,8 @@ class DataOwnerSetup(_message.Message):
     THREADS_FIELD_NUMBER: _ClassVar[int]
     MAX_HEADS_FIELD_NUMBER: _ClassVar[int]
     backbone: BackboneSpec
-    recipe: RecipeSpec
-    defence: str
-    defence_source: str
+    recipe: _adversary_pb2.RecipeSpec
+    defences: _containers.RepeatedCompositeFieldContainer[DefenceSpec]
     classes: int
     seed: int
     images: _tensor_pb2.Tensor
@@ -59,7 +59,7 @@ class DataOwnerSetup(_message.Message):
     sets: _tensor_pb2.Tensor
     threads: int
     max_heads: int
-    def __init__(self, backbone: _Optional[_Union[BackboneSpec, _Mapping]] = ..., recipe: _Optional[_Union[RecipeSpec, _Mapping]] = ..., defence: _Optional[str] = ..., defence_source: _Optional[str] = ..., classes: _Optional[int] = ..., seed: _Optional[int] = ..., images: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., labels: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., sets: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., threads: _Optional[int] = ..., max_heads: _Optional[int] = ...) -> None: ...
+    def __init__(self, backbone: _Optional[_Union[BackboneSpec, _Mapping]] = ..., recipe: _Optional[_Union[_adversary_pb2.RecipeSpec, _Mapping]] = ..., defences: _Optional[_Iterable[_Union[DefenceSpec, _Mapping]]] = ..., classes: _Optional[int] = ..., seed: _Optional[int] = ..., images: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., labels: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., sets: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., threads: _Optional[int] = ..., max_heads: _Optional[int] = ...) -> None: ...
 
 class ModelHostSetup(_message.Message):
     __slots__ = ("backbone", "threads", "gather_delay_ms", "gather_inputs", "max_images", "max_heads", "evaluator")
@@ -80,16 +80,18 @@ class ModelHostSetup(_message.Message):
     def __init__(self, backbone: _Optional[_Union[BackboneSpec, _Mapping]] = ..., threads: _Optional[int] = ..., gather_delay_ms: _Optional[float] = ..., gather_inputs: _Optional[int] = ..., max_images: _Optional[int] = ..., max_heads: _Optional[int] = ..., evaluator: _Optional[str] = ...) -> None: ...
 
 class KeyHolderSetup(_message.Message):
-    __slots__ = ("plan", "query_budget", "release", "max_images")
+    __slots__ = ("plan", "query_budget", "release", "max_images", "defences")
     PLAN_FIELD_NUMBER: _ClassVar[int]
     QUERY_BUDGET_FIELD_NUMBER: _ClassVar[int]
     RELEASE_FIELD_NUMBER: _ClassVar[int]
     MAX_IMAGES_FIELD_NUMBER: _ClassVar[int]
+    DEFENCES_FIELD_NUMBER: _ClassVar[int]
     plan: _he_pb2.HeadPlan
     query_budget: int
     release: str
     max_images: int
-    def __init__(self, plan: _Optional[_Union[_he_pb2.HeadPlan, _Mapping]] = ..., query_budget: _Optional[int] = ..., release: _Optional[str] = ..., max_images: _Optional[int] = ...) -> None: ...
+    defences: _containers.RepeatedCompositeFieldContainer[DefenceSpec]
+    def __init__(self, plan: _Optional[_Union[_he_pb2.HeadPlan, _Mapping]] = ..., query_budget: _Optional[int] = ..., release: _Optional[str] = ..., max_images: _Optional[int] = ..., defences: _Optional[_Iterable[_Union[DefenceSpec, _Mapping]]] = ...) -> None: ...
 
 class AdversarySetup(_message.Message):
     __slots__ = ("backbone", "recipe", "classes", "images_per_class", "auxiliary_images", "auxiliary_labels", "threads", "workers", "kinds", "auxiliary_kinds")
@@ -104,7 +106,7 @@ class AdversarySetup(_message.Message):
     KINDS_FIELD_NUMBER: _ClassVar[int]
     AUXILIARY_KINDS_FIELD_NUMBER: _ClassVar[int]
     backbone: BackboneSpec
-    recipe: RecipeSpec
+    recipe: _adversary_pb2.RecipeSpec
     classes: int
     images_per_class: int
     auxiliary_images: _tensor_pb2.Tensor
@@ -113,7 +115,7 @@ class AdversarySetup(_message.Message):
     workers: int
     kinds: int
     auxiliary_kinds: _tensor_pb2.Tensor
-    def __init__(self, backbone: _Optional[_Union[BackboneSpec, _Mapping]] = ..., recipe: _Optional[_Union[RecipeSpec, _Mapping]] = ..., classes: _Optional[int] = ..., images_per_class: _Optional[int] = ..., auxiliary_images: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., auxiliary_labels: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., threads: _Optional[int] = ..., workers: _Optional[int] = ..., kinds: _Optional[int] = ..., auxiliary_kinds: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
+    def __init__(self, backbone: _Optional[_Union[BackboneSpec, _Mapping]] = ..., recipe: _Optional[_Union[_adversary_pb2.RecipeSpec, _Mapping]] = ..., classes: _Optional[int] = ..., images_per_class: _Optional[int] = ..., auxiliary_images: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., auxiliary_labels: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., threads: _Optional[int] = ..., workers: _Optional[int] = ..., kinds: _Optional[int] = ..., auxiliary_kinds: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
 
 class PartySetup(_message.Message):
     __slots__ = ("run_id", "data_owner", "model_host", "key_holder", "adversary")

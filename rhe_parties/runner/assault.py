@@ -14,14 +14,16 @@ from PIL import Image
 from rhe_parties.data.datasets import Dataset, to_unit
 from rhe_parties.errors import MessageError, NumericError
 from rhe_parties.messages.payloads import AttackRequest, ClaimReport
+from rhe_parties.messages.recipes import RecipeSpec
 from rhe_parties.metrics.claims import measure_claim, verdict
 from rhe_parties.metrics.curves import claim_curves, claim_histograms
 from rhe_parties.metrics.truth import MeasuredClaim
 from rhe_parties.model.backbone import Backbone
 from rhe_parties.report.record import AttackRecord, CurveRecord, ExampleRecord, HistogramRecord, WorldRecord
 from rhe_parties.rng import numpy_stream, stream_seed
-from rhe_parties.runner.plan import Attacker, Laboratory, World
+from rhe_parties.runner.plan import Attacker, Laboratory
 from rhe_parties.runner.progress import Reporter
+from rhe_parties.runner.world import World
 from rhe_parties.runner.worlds import result_record
 from rhe_parties.threat.transcript import Transcript
 from rhe_parties.threat.view import AdversaryView, build_view
@@ -75,6 +77,8 @@ def attack(
         view=view.data,
         head_ids=lab.head_ids,
         challenge=lab.task.challenge,
+        recipe=RecipeSpec.of(world.recipe or lab.recipe),
+        defences=tuple(applied.text for applied in world.defences),
     )
     started = time.perf_counter()
     with reporter.stage(f"world {world.name}: {attacker.strategy.name or attacker.reference}", 1.0) as update:
@@ -94,12 +98,12 @@ def attack(
         }
     )
     if report.outcome == "claim":
-        _measure(lab, report, cell)
+        _measure(lab, world, report, cell)
     cell.seconds = time.perf_counter() - started
     return cell
 
 
-def _measure(lab: Laboratory, report: ClaimReport, cell: AttackRecord) -> None:
+def _measure(lab: Laboratory, world: World, report: ClaimReport, cell: AttackRecord) -> None:
     """Compare the claim with the truth; a claim of impossible shape is the strategy's error, not the run's."""
     claim = MeasuredClaim(lab.truth.about_aims(report.named), report.queries, report.activation)
     stream = numpy_stream(lab.parameters.seed, "bootstrap-attack")
@@ -108,7 +112,7 @@ def _measure(lab: Laboratory, report: ClaimReport, cell: AttackRecord) -> None:
             raise ValueError(
                 f"it names {len(report.head_ids)} heads, the victims are {len(lab.head_ids)} in their order"
             )
-        results = measure_claim(claim, lab.truth, lab.heads, stream, functools.partial(_features, lab.backbone))
+        results = measure_claim(claim, lab.truth, lab.heads(world), stream, functools.partial(_features, lab.backbone))
         curves = claim_curves(claim, lab.truth, numpy_stream(lab.parameters.seed, "bootstrap-curves"))
         histograms = claim_histograms(claim, lab.truth)
     except (ValueError, IndexError, NumericError) as error:

@@ -9,11 +9,12 @@ from typing import TypeVar
 from rhe_parties.defences.base import Defence
 from rhe_parties.errors import ParameterError
 from rhe_parties.metrics.truth import GroundTruth
-from rhe_parties.model.binary_head import BinaryHead, binary_recipe, train_binary_head
-from rhe_parties.model.head import LinearHead, Recipe, train_head
+from rhe_parties.model.binary_head import BinaryHead, binary_recipe
+from rhe_parties.model.head import LinearHead, Recipe
 from rhe_parties.model.two_layer import BatchRecipe
 from rhe_parties.rng import stream_seed
 from rhe_parties.runner.parameters import Parameters
+from rhe_parties.runner.world import World
 
 __all__ = ["check_classes", "check_hidden", "head_recipe", "true_heads"]
 
@@ -24,11 +25,8 @@ _SCHEMES = ("bfv", "plain")
 R = TypeVar("R", Recipe, BatchRecipe)
 
 
-def check_hidden(parameters: Parameters, worlds: Sequence[tuple[str, type[Defence], str]]) -> None:
+def check_hidden(parameters: Parameters, worlds: Sequence[World]) -> None:
     """Refuse what heads with a hidden layer cannot be combined with.
-
-    Args:
-        worlds: name, defence and scheme ("" without encryption) of each.
 
     Raises:
         ParameterError: names the value, and what is allowed.
@@ -38,7 +36,8 @@ def check_hidden(parameters: Parameters, worlds: Sequence[tuple[str, type[Defenc
         if p.activation != "relu":
             raise ParameterError(f"activation={p.activation!r} needs a hidden layer: hidden above 0")
         return
-    for name, defence, scheme in worlds:
+    for world in worlds:
+        name, scheme = world.name, world.scheme
         if scheme and p.activation != "square":
             raise ParameterError(
                 f"world {name!r} is not allowed with hidden={p.hidden} and activation={p.activation!r}: what is "
@@ -49,7 +48,7 @@ def check_hidden(parameters: Parameters, worlds: Sequence[tuple[str, type[Defenc
             raise ParameterError(
                 f"scheme {scheme!r} of world {name!r} is not allowed with hidden={p.hidden}: {', '.join(_SCHEMES)}"
             )
-        if not defence.takes_two_layers():
+        if not all(applied.cls.takes_two_layers() for applied in world.defences):
             raise ParameterError(
                 f"world {name!r} is not allowed with hidden={p.hidden}: its defence trains linear heads alone, hidden=0"
             )
@@ -88,10 +87,12 @@ def _changed(recipe: R, p: Parameters) -> R:
     )
 
 
-def true_heads(truth: GroundTruth, recipe: Recipe | BatchRecipe, seed: int) -> list[LinearHead | BinaryHead]:
-    """The float heads as the owner trains them without a defence: the reference for decisions and weights."""
+def true_heads(
+    truth: GroundTruth, recipe: Recipe | BatchRecipe, trainer: Defence, seed: int
+) -> list[LinearHead | BinaryHead]:
+    """The float heads as the owner trains them."""
     seeds = [stream_seed(seed, "victim-head", index) for index in range(len(truth.sets))]
     pairs = list(zip(truth.sets, seeds, strict=True))
     if isinstance(recipe, BatchRecipe):
-        return [train_binary_head(truth.features[rows], truth.labels[rows], recipe, own) for rows, own in pairs]
-    return [train_head(truth.features[rows], truth.labels[rows], truth.classes, recipe, own) for rows, own in pairs]
+        return [trainer.train_two_layer(truth.features[rows], truth.labels[rows], recipe, own) for rows, own in pairs]
+    return [trainer.train(truth.features[rows], truth.labels[rows], truth.classes, recipe, own) for rows, own in pairs]

@@ -105,7 +105,7 @@ class Parameters(BaseModel):
         60_000, ge=0, description="images of each head that it decides for the adversary as a client; 0 is no limit"
     )
     initial_weights: bool = Field(False, description="whether the adversary knows the heads' weights before training")
-    release: str = Field("classes", description="what the key holder lets out: classes, rounded:DIGITS or logits")
+    release: str = Field("classes", description="what the key holder lets out: classes or logits")
     gather_delay_ms: float = Field(
         0.0, ge=0, le=60_000, allow_inf_nan=False, description="how long the host may gather requests for one head"
     )

@@ -4,78 +4,37 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from rhe_parties.attacks.base import ADVERSARIES, AS_IS, CIPHERTEXT, Strategy, parse_options
+from rhe_parties.attacks.base import ADVERSARIES, AS_IS, CIPHERTEXT, Strategy
 from rhe_parties.data.datasets import Dataset, load_dataset, to_unit, with_parity
 from rhe_parties.data.splits import Splits, split_dataset
-from rhe_parties.defences.base import DEFENCES, Defence
-from rhe_parties.errors import DataError, NumericError, ParameterError, unknown_name
-from rhe_parties.he.plan import HeadPlan
+from rhe_parties.defences.base import PublicData
+from rhe_parties.errors import DataError, NumericError, ParameterError
 from rhe_parties.he.planner import plan_head
-from rhe_parties.he.scheme import scheme_catalogue
 from rhe_parties.metrics.reconstruction import GroundTruth
 from rhe_parties.model.backbone import Backbone, load_backbone
 from rhe_parties.model.binary_head import BinaryHead
 from rhe_parties.model.head import LinearHead, Recipe, initial_weights
 from rhe_parties.model.two_layer import BatchRecipe
-from rhe_parties.parties.release import parse_release
-from rhe_parties.registry import read_plugin_source
+from rhe_parties.registry import parse_options, read_plugin_source
 from rhe_parties.rng import numpy_stream, stream_seed
 from rhe_parties.runner.heads import check_classes, check_hidden, head_recipe, true_heads
 from rhe_parties.runner.parameters import BASELINE, Parameters
 from rhe_parties.runner.tasks import Task, evaluation_with_members, make_task, with_initial_weights
-from rhe_parties.threat.model import KEY_HOLDER, KNOWLEDGE, LABORATORY, ThreatModel
+from rhe_parties.runner.world import World, resolve_worlds
+from rhe_parties.threat.model import KNOWLEDGE, ThreatModel
 from rhe_parties.types import AnyArray, FloatArray, IntArray, UInt8Array
 
-__all__ = ["Attacker", "Laboratory", "World", "prepare", "resolve_attackers", "resolve_worlds"]
+__all__ = ["Attacker", "Laboratory", "prepare", "resolve_attackers"]
 
 # Public images from which the norm bound of features is read off, and the room that is left above the longest.
 _CALIBRATION_IMAGES, _NORM_ROOM = 512, 1.25
 # Fresh images on which an extracted head is compared with the true one; public images that claims are compared with.
 _AGREEMENT_IMAGES, _PUBLIC_IMAGES = 2000, 5000
-
-
-@dataclass(frozen=True)
-class World:
-    """One defence setting: the name given by the user, the defence, and the scheme when it encrypts.
-
-    `client`: the key holder takes the adversary as a client; `decisions`: the adversary also sees what the key holder
-    releases to others; `release`: the key holder's policy in this world, "" for the run's.
-    """
-
-    name: str
-    defence: type[Defence]
-    reference: str
-    source: str
-    scheme: str
-    plan: HeadPlan | None = None
-    client: bool = False
-    decisions: bool = False
-    release: str = ""
-
-    def threat_model(self, general: ThreatModel) -> ThreatModel:
-        """The run's threat model as it is in this world."""
-        if not self.decisions:
-            return general
-        return dataclasses.replace(general, tapped_links=(*general.tapped_links, (KEY_HOLDER, LABORATORY)))
-
-    def describe(self, parameters: Parameters) -> str:
-        """The defence in words, and what this world lets the adversary have besides."""
-        said = [self.defence.summary]
-        released = parse_release(self.release or parameters.release).describe().partition(",")[0]
-        if self.client:
-            budget = parameters.client_budget
-            limit = f"at most {budget:,} images of each head" if budget else "without limit"
-            said.append(
-                f"the adversary is a client of the key holder and gets {released} for images of its own, {limit}"
-            )
-        if self.decisions:
-            said.append(f"the adversary sees what the key holder releases to others: {released}")
-        return "; ".join(said)
 
 
 @dataclass(frozen=True)
@@ -109,7 +68,6 @@ class Laboratory:
     backbone: Backbone
     recipe: Recipe | BatchRecipe
     truth: GroundTruth
-    heads: list[LinearHead | BinaryHead]
     private_images: UInt8Array
     private_labels: IntArray
     auxiliary: IntArray
@@ -120,6 +78,15 @@ class Laboratory:
     worlds: list[World]
     attackers: list[Attacker]
     threat_model: ThreatModel
+    _heads: dict[str, list[LinearHead | BinaryHead]] = field(default_factory=dict, repr=False)
+
+    def heads(self, world: World) -> list[LinearHead | BinaryHead]:
+        """The float heads as the owner trains them in a world: the reference for decisions and weights."""
+        if world.name not in self._heads:
+            self._heads[world.name] = true_heads(
+                self.truth, world.recipe or self.recipe, world.trainer(), self.parameters.seed
+            )
+        return self._heads[world.name]
 
     @property
     def head_ids(self) -> tuple[str, ...]:
@@ -129,45 +96,6 @@ class Laboratory:
     def head_id(self, index: int) -> str:
         """Name of victim head `index`."""
         return f"victim-{index:04d}"
-
-
-def resolve_worlds(parameters: Parameters) -> list[World]:
-    """The worlds by name; nothing is loaded but the defences.
-
-    Raises:
-        ParameterError, PluginError: unknown defence or scheme, or a plug-in that does not load.
-    """
-    schemes = list(scheme_catalogue())
-    if parameters.scheme not in schemes:
-        raise unknown_name("scheme", parameters.scheme, schemes)
-    worlds = []
-    for name in parameters.worlds:
-        full, *modifiers = name.split("+")
-        reference, colon, scheme = full.partition(":") if ".py:" not in full else (full, "", "")
-        source = read_plugin_source(reference)
-        defence = DEFENCES.load(reference, source)
-        if colon and not defence.encrypts:
-            raise ParameterError(f"world {name!r}: defence {reference!r} encrypts nothing, so it takes no scheme")
-        if scheme and scheme not in schemes:
-            raise unknown_name("scheme", scheme, schemes)
-        world = World(name, defence, reference, source, (scheme or parameters.scheme) if defence.encrypts else "")
-        worlds.append(_modified(world, modifiers))
-    return worlds
-
-
-def _modified(world: World, modifiers: list[str]) -> World:
-    """The world with what its name adds after plus signs."""
-    for modifier in modifiers:
-        key, equals, value = modifier.partition("=")
-        if modifier == "client":
-            world = dataclasses.replace(world, client=True)
-        elif modifier == "decisions":
-            world = dataclasses.replace(world, decisions=True)
-        elif key == "release" and equals:
-            world = dataclasses.replace(world, release=parse_release(value).name)
-        else:
-            raise unknown_name(f"addition to world {world.name!r}", modifier, ("client", "decisions", "release=POLICY"))
-    return world
 
 
 def resolve_attackers(parameters: Parameters) -> list[Attacker]:
@@ -181,7 +109,7 @@ def resolve_attackers(parameters: Parameters) -> list[Attacker]:
         source = read_plugin_source(reference)
         strategy = ADVERSARIES.load(reference, source)
         options = parameters.options.get(reference, parameters.options.get(reference.rpartition(":")[2], {}))
-        parse_options(strategy, options)
+        parse_options("adversary", strategy, options)
         attackers.append(Attacker(reference, source, strategy, options))
     return attackers
 
@@ -200,7 +128,7 @@ def prepare(parameters: Parameters) -> Laboratory:
 
 def _prepare(parameters: Parameters) -> Laboratory:
     worlds, attackers = resolve_worlds(parameters), resolve_attackers(parameters)
-    check_hidden(parameters, [(world.name, world.defence, world.scheme) for world in worlds])
+    check_hidden(parameters, worlds)
     dataset = load_dataset(parameters.dataset, parameters.data_root, parameters.image_size)
     if parameters.labels == "parity":
         dataset = with_parity(dataset)
@@ -221,6 +149,7 @@ def _prepare(parameters: Parameters) -> Laboratory:
             input_members=members,
         )
     recipe = head_recipe(parameters)
+    worlds = _tuned(worlds, recipe, dataset, backbone, auxiliary, parameters)
     if parameters.initial_weights:
         seeds = [stream_seed(parameters.seed, "victim-head", index) for index in range(len(task.sets))]
         task = with_initial_weights(task, initial_weights(seeds, dataset.classes, backbone.features, recipe.init_std))
@@ -234,7 +163,6 @@ def _prepare(parameters: Parameters) -> Laboratory:
         backbone=backbone,
         recipe=recipe,
         truth=truth,
-        heads=true_heads(truth, recipe, parameters.seed),
         private_images=dataset.images[splits.private],
         private_labels=truth.labels,
         auxiliary=auxiliary,
@@ -250,6 +178,24 @@ def _prepare(parameters: Parameters) -> Laboratory:
             knows=_knowledge(parameters),
         ),
     )
+
+
+def _tuned(
+    worlds: list[World],
+    recipe: Recipe | BatchRecipe,
+    dataset: Dataset,
+    backbone: Backbone,
+    auxiliary: IntArray,
+    parameters: Parameters,
+) -> list[World]:
+    """The worlds with what their defences make of public data: a sample of the auxiliary images."""
+    rows = _sample(auxiliary, _PUBLIC_IMAGES, parameters.seed, "defender")
+    images = dataset.images[rows]
+    per_class = parameters.images_per_class * (dataset.finer or dataset).classes // dataset.classes
+    public = PublicData(
+        images, backbone.extract(images), dataset.labels[rows], dataset.classes, per_class, parameters.seed
+    )
+    return [world.tuned(recipe, public) for world in worlds]
 
 
 def _knowledge(parameters: Parameters) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from rhe_parties.data.domains import mixture_images
+from rhe_parties.messages.recipes import RecipeSpec
 from rhe_parties.messages.setups import (
     MAX_HEADS,
     MAX_IMAGES,
@@ -14,12 +15,11 @@ from rhe_parties.messages.setups import (
     KeyHolderSetup,
     ModelHostSetup,
     PartySetup,
-    RecipeSpec,
     encode_setup,
 )
-from rhe_parties.model.two_layer import BatchRecipe
 from rhe_parties.rng import numpy_stream
-from rhe_parties.runner.plan import Laboratory, World
+from rhe_parties.runner.plan import Laboratory
+from rhe_parties.runner.world import World
 from rhe_parties.threat.model import DATA_OWNER, KEY_HOLDER, MODEL_HOST
 from rhe_parties.types import IntArray, UInt8Array
 
@@ -31,21 +31,13 @@ def _backbone(lab: Laboratory) -> BackboneSpec:
     return BackboneSpec(p.backbone, p.weights, lab.backbone.fingerprint, p.device)
 
 
-def _recipe(lab: Laboratory) -> RecipeSpec:
-    r = lab.recipe
-    if isinstance(r, BatchRecipe):
-        return RecipeSpec(r.learning_rate, r.weight_decay, r.init_std, r.epochs, r.hidden, r.activation)
-    return RecipeSpec(r.learning_rate, r.weight_decay, r.init_std, r.epochs)
-
-
 def party_setups(lab: Laboratory, world: World) -> dict[str, bytes]:
     """Serialised set-ups of the three parties of one world, in the order in which they are seated."""
     p = lab.parameters
     owner = DataOwnerSetup(
         backbone=_backbone(lab),
-        recipe=_recipe(lab),
-        defence=world.reference,
-        defence_source=world.source,
+        recipe=RecipeSpec.of(world.recipe or lab.recipe),
+        defences=tuple(applied.spec(fitted=False) for applied in world.defences),
         classes=lab.truth.classes,
         seed=p.seed,
         images=lab.private_images,
@@ -56,7 +48,13 @@ def party_setups(lab: Laboratory, world: World) -> dict[str, bytes]:
     )
     most = max(MAX_IMAGES, lab.evaluation.shape[1])
     setups: dict[str, PartySetup] = {
-        KEY_HOLDER: KeyHolderSetup(world.plan, p.query_budget, world.release or p.release, most),
+        KEY_HOLDER: KeyHolderSetup(
+            world.plan,
+            p.query_budget,
+            world.release or p.release,
+            most,
+            tuple(applied.spec(fitted=True) for applied in world.releasing),
+        ),
         MODEL_HOST: ModelHostSetup(
             _backbone(lab),
             p.threads,
@@ -89,7 +87,7 @@ def adversary_setup(lab: Laboratory) -> bytes:
     balanced = lab.dataset.finer or lab.dataset
     setup = AdversarySetup(
         backbone=_backbone(lab),
-        recipe=_recipe(lab),
+        recipe=RecipeSpec.of(lab.recipe),
         classes=lab.truth.classes,
         images_per_class=p.images_per_class * balanced.classes // lab.truth.classes,
         auxiliary_images=images,

@@ -24,9 +24,10 @@ from rhe_parties.report.record import Record, WorldRecord, save_record
 from rhe_parties.runner.assault import attack_world
 from rhe_parties.runner.memory import MemoryWatch
 from rhe_parties.runner.parameters import Parameters
-from rhe_parties.runner.plan import Laboratory, World, prepare
+from rhe_parties.runner.plan import Laboratory, prepare
 from rhe_parties.runner.progress import Reporter
 from rhe_parties.runner.seats import adversary_setup
+from rhe_parties.runner.world import World
 from rhe_parties.runner.worlds import run_world
 from rhe_parties.threads import limited_threads, one_blas_thread
 from rhe_parties.threat.model import ADVERSARY
@@ -191,7 +192,7 @@ def _world_record(world: World, parameters: Parameters) -> WorldRecord:
     plan = [] if world.plan is None else [(name, f"{value}") for name, value, _why in world.plan.describe()]
     return WorldRecord(
         name=world.name,
-        defence=world.reference,
+        defence=world.defences[0].reference,
         summary=world.describe(parameters),
         scheme=world.scheme,
         plan=plan,

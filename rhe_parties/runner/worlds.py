@@ -14,9 +14,10 @@ from rhe_parties.metrics.reconstruction import Measured
 from rhe_parties.metrics.utility import accuracy, agreement
 from rhe_parties.report.record import MessageRecord, ResultRecord, WorldRecord
 from rhe_parties.rng import numpy_stream
-from rhe_parties.runner.plan import Laboratory, World
+from rhe_parties.runner.plan import Laboratory
 from rhe_parties.runner.progress import Reporter
 from rhe_parties.runner.seats import party_setups
+from rhe_parties.runner.world import World
 from rhe_parties.threat.model import ADVERSARY, DATA_OWNER, KEY_HOLDER
 from rhe_parties.threat.transcript import Transcript
 from rhe_parties.transport import PartyFailure, Switchboard, Transport
@@ -102,7 +103,7 @@ def _measure_utility(lab: Laboratory, world: World, decisions: IntArray, record:
     # A head's own training images tell nothing about its accuracy; every head has as many of them.
     fresh, heads = ~lab.evaluation_members, len(labels)
     right = accuracy(decisions[fresh].reshape(heads, -1), labels[fresh].reshape(heads, -1), lab.truth.classes, stream)
-    pairs = zip(lab.heads, lab.evaluation_features, strict=True)
+    pairs = zip(lab.heads(world), lab.evaluation_features, strict=True)
     float_decisions = np.stack([head.logits(features).argmax(axis=1) for head, features in pairs])
     record.accuracy = right.value
     record.utility = [
@@ -122,7 +123,7 @@ def _twin_decisions(lab: Laboratory, world: World) -> IntArray:
     public: PublicMaterial = custody.public
     encryptor = make_encryptor(public)
     decisions = []
-    for head, features in zip(lab.heads, lab.evaluation_features, strict=True):
+    for head, features in zip(lab.heads(world), lab.evaluation_features, strict=True):
         ciphertexts, _ = encryptor.encrypt(*head.encryptable)
         logits, _ = make_evaluator(public, ciphertexts).evaluate(features)
         decisions.append(custody.decrypt(logits).argmax(axis=1))

@@ -165,7 +165,7 @@ class _WatchedSeat(AdversarySeat):
 
     def __init__(self, run_id: str, prior: PriorKnowledge, pool: Pool, memory: dict[str, object]) -> None:
         super().__init__(run_id, prior, pool)
-        self._memory = memory
+        self._memory = {None: memory}
         self.fractions: list[float] = []
 
     def _note(self, fraction: float, text: str) -> None:
@@ -230,10 +230,11 @@ def _sealed_prior(scene: Scene) -> PriorKnowledge:
     """Prior knowledge whose arrays refuse to be written to; every time in memory of its own."""
     known = _prior(scene)
     prior = dataclasses.replace(
-        known, auxiliary_images=known.auxiliary_images.copy(), auxiliary_labels=known.auxiliary_labels.copy()
+        known,
+        auxiliary_images=known.auxiliary_images.copy(),
+        auxiliary_labels=known.auxiliary_labels.copy(),
+        extracted=[known.auxiliary_features.copy()],
     )
-    # What the property would compute anew.
-    prior.__dict__["auxiliary_features"] = known.auxiliary_features.copy()
     for array in _arrays(prior):
         array.setflags(write=False)
     return prior

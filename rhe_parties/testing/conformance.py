@@ -21,10 +21,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from rhe_parties.attacks.base import ADVERSARIES, AS_IS, CIPHERTEXT, Strategy, parse_options
+from rhe_parties.attacks.base import ADVERSARIES, AS_IS, CIPHERTEXT, Strategy
 from rhe_parties.errors import ParameterError
 from rhe_parties.messages.adversarial import NULL_PREFIX
 from rhe_parties.messages.payloads import ClaimReport
+from rhe_parties.registry import parse_options
 from rhe_parties.runner.plan import Laboratory
 from rhe_parties.testing.bench import BackwardPool, Outcome, Trial, reference_of, scene_for
 from rhe_parties.threat.view import Observation
@@ -92,7 +93,7 @@ class StrategyConformance:
             value = getattr(defaults, field.name)
             assert isinstance(value, bool | int | float | str), f"{field.name}={value!r} cannot be given as text"
             texts[field.name] = str(value).lower() if isinstance(value, bool) else str(value)
-        assert parse_options(self.cls, texts) == defaults, "default options given as text become others"
+        assert parse_options("adversary", self.cls, texts) == defaults, "default options given as text become others"
         assert "no-such-option" in _refusal(self.cls, {"no-such-option": "1"}), "an unknown option is accepted"
 
     def test_it_imports_nothing_that_leads_to_the_truth(self) -> None:
@@ -162,7 +163,7 @@ class StrategyConformance:
 def _refusal(cls: type[Strategy], options: dict[str, str]) -> str:
     """Why options are refused; empty if they are not."""
     try:
-        parse_options(cls, options)
+        parse_options("adversary", cls, options)
     except ParameterError as error:
         return str(error)
     return ""

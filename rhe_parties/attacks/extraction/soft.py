@@ -17,11 +17,11 @@ from torch import Tensor
 
 from rhe_parties.attacks.extraction.gauge import Float64Array, contrasts
 from rhe_parties.attacks.extraction.prior import HeadPrior
-from rhe_parties.errors import NumericError, ParameterError
+from rhe_parties.errors import NumericError
 from rhe_parties.threads import limited_threads
 from rhe_parties.types import AnyArray, FloatArray, IntArray
 
-__all__ = ["SolvedHead", "fit_confidences", "fit_top_confidence", "log_confidences", "rounding", "solve_logits"]
+__all__ = ["SolvedHead", "fit_confidences", "fit_top_confidence", "log_confidences", "solve_logits"]
 
 _LEAST_NOISE = 1e-7  # of the scores' root mean square: float32 arithmetic
 _RIDGE = 1e-8
@@ -35,20 +35,6 @@ class SolvedHead(NamedTuple):
     bias: FloatArray
     error_variance: float
     noise: float
-
-
-def rounding(release: str) -> float:
-    """Deviation of the error of scores released as `logits` (0) or `rounded:DIGITS` (a uniform error's).
-
-    Raises:
-        ParameterError: a release without scores.
-    """
-    kind, _, digits = release.partition(":")
-    if kind == "logits":
-        return 0.0
-    if kind == "rounded" and digits.isascii() and digits.isdigit():
-        return float(10.0 ** -int(digits) / np.sqrt(12))
-    raise ParameterError(f"release={release[:40]!r} holds no scores (allowed: logits, rounded:DIGITS)")
 
 
 def solve_logits(

@@ -12,14 +12,14 @@ Loo et al. 2023, arXiv 2302.01428, exact for a linear head) K - 1 combinations o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rhe_parties.attacks.span.anchor import Anchor, Sight
-from rhe_parties.attacks.span.inversion import class_order, dual_coefficients
+from rhe_parties.attacks.span.inversion import class_order, dual_coefficients, uncentred
 from rhe_parties.attacks.span.prior import FeaturePrior
 from rhe_parties.errors import DataError, NumericError, ParameterError
 from rhe_parties.model.head import Recipe
@@ -104,7 +104,12 @@ def infer_features(
         ParameterError: no iteration, or a negative noise variance.
     """
     _check(weight, bias, knowledge, prior, iterations, noise_variance)
-    solver = _Solver(weight, recipe, prior, knowledge.initial is not None, noise_variance)
+    if recipe.mechanism is not None:
+        prior = prior.seen_from(recipe.mechanism)
+        knowledge = replace(knowledge, features=recipe.mechanism.centred(knowledge.features))
+    images = knowledge.labels.shape[1] + knowledge.unknown.shape[1]
+    extra = noise_variance + recipe.noise_variance(images)
+    solver = _Solver(weight, recipe, prior, knowledge.initial is not None, extra)
     with limited_threads(1):
         parts = [solver.solve(weight[i : i + _CHUNK], bias[i : i + _CHUNK], _rows(knowledge, i), iterations)
                  for i in range(0, len(weight), _CHUNK)]  # fmt: skip
@@ -113,8 +118,8 @@ def infer_features(
     error = np.clip(error.mean(axis=(0, 1)), 1e-9 * share, (1 - 1e-9) * share)
     scale = np.sqrt(1 / error - 1 / share)
     return Posterior(
-        features=features.astype(np.float32),
-        points=points.astype(np.float32),
+        features=uncentred(recipe.mechanism, features.astype(np.float32)),
+        points=uncentred(recipe.mechanism, points.astype(np.float32)),
         whitener=(scale[:, None] * prior.eigenvectors.T).astype(np.float32),
         variance=error.astype(np.float32),
         noise_std=float(np.sqrt(solver.noise)),
@@ -132,11 +137,12 @@ class _Solver:
     """The alternation for one chunk of heads, in the eigenbasis of the prior's covariance and in float64."""
 
     def __init__(self, weight: FloatArray, recipe: Recipe, prior: FeaturePrior, started: bool, extra: float) -> None:
+        """`extra`: variance of errors of the weights beyond the initial ones' share."""
         self.recipe, self.prior = recipe, prior
         self.basis = torch.from_numpy(prior.eigenvectors)
         self.spread = torch.from_numpy(prior.eigenvalues)
         self.means = torch.from_numpy(prior.means) @ self.basis
-        self.shrink = (1 - recipe.learning_rate * recipe.weight_decay) ** recipe.epochs
+        self.shrink = recipe.shrink
         start = 0.0 if started else (self.shrink * recipe.init_std) ** 2
         self.size = float(np.square(weight, dtype=np.float64).mean())
         self.given = max(start + extra, 1e-16)
@@ -167,9 +173,9 @@ class _Solver:
             doubt = torch.cat([torch.zeros_like(labels, dtype=seen.dtype), error.sum(-1)], dim=1).diag_embed()
             start = rest if begun is None else begun
             coefficients, _ = dual_coefficients(rows @ rows.mT + doubt, every, rows @ start.mT, self.recipe)
-            # The biases are the column sums of A, without any noise.
-            missing = sums - coefficients.sum(1)
-            mine = coefficients[:, count:] + missing[:, None] / unknown.shape[1]
+            mine = coefficients[:, count:]
+            if self.recipe.mechanism is None:  # then the biases are the column sums of A, without any noise
+                mine = mine + (sums - coefficients.sum(1))[:, None] / unknown.shape[1]
             left = seen - coefficients[:, :count].mT @ fixed - mine.mT @ middle
             if begun is not None:
                 left = left - self.shrink * begun

@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rhe_parties.attacks.inversion_network.scores import apply_release
 from rhe_parties.data.datasets import to_unit
 from rhe_parties.errors import NumericError, ParameterError
 from rhe_parties.model.backbone import Backbone
@@ -58,7 +57,7 @@ class ShadowPairs:
         weight: shadow heads [M, K, D].
         bias: [M, K].
         sets: int64 [M, N], which of the images each head was trained on; N = 0 where it was on none of them.
-        digits: decimals that the release rounds logits to; None: it does not.
+        grid: the release rounds logits to multiples of it; 0: it does not.
         member_share: share of pairs whose image is one of the head's own training images.
         nudge: adversarial augmentation.
 
@@ -75,7 +74,7 @@ class ShadowPairs:
         weight: FloatArray,
         bias: FloatArray,
         sets: IntArray,
-        digits: int | None = None,
+        grid: float = 0.0,
         member_share: float = 0.0,
         nudge: Nudge | None = None,
     ) -> None:
@@ -93,7 +92,7 @@ class ShadowPairs:
             )
         if not 0 <= member_share <= (1 if sets.shape[1] else 0):
             raise ParameterError(f"member_share = {member_share} is not allowed: 0 to 1, and 0 without training images")
-        self.backbone, self.digits, self.member_share = backbone, digits, member_share
+        self.backbone, self.grid, self.member_share = backbone, grid, member_share
         self.nudge = nudge or Nudge()
         device = backbone.device
         self.images = torch.from_numpy(to_unit(images)).to(device)
@@ -127,7 +126,10 @@ class ShadowPairs:
             images = torch.cat([self._move(images[:moved], heads[:moved], generator), images[moved:]])
             with torch.no_grad():
                 features = torch.cat([self.backbone.forward(images[:moved]), features[moved:]])
-        return PairBatch(apply_release(self.logits(heads, features), self.digits), images, heads)
+        logits = self.logits(heads, features)
+        if self.grid:
+            logits = (logits.double() / self.grid).round().mul(self.grid).to(logits.dtype)
+        return PairBatch(logits, images, heads)
 
     def _outside(self, heads: Tensor, rank: Tensor) -> Tensor:
         """The image of that rank among those that the head was not trained on."""

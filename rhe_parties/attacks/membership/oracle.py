@@ -11,23 +11,9 @@ from rhe_parties.errors import ParameterError
 from rhe_parties.model.dual import train_many
 from rhe_parties.rng import stream_seed
 
-__all__ = ["random_shadows", "released_digits", "share_of_budget"]
+__all__ = ["random_shadows", "share_of_budget"]
 
 _SHADOWS = 512
-
-
-def released_digits(release: str) -> int | None:
-    """Decimals of released logits; None: they come unrounded.
-
-    Raises:
-        ParameterError: a policy that releases no scores.
-    """
-    kind, _, digits = release.partition(":")
-    if kind == "rounded":
-        return int(digits)
-    if kind != "logits":
-        raise ParameterError(f"release {release!r} gives no scores (needed: logits or rounded:DIGITS)")
-    return None
 
 
 def share_of_budget(oracle: Oracle, heads: Sequence[str], wanted: int) -> int:

@@ -44,16 +44,16 @@ class Answer:
 
     Attributes:
         kind: `margin`: log p_y / (1 - p_y), float32; `label`: whether y wins, bool.
-        digits: logits are rounded to so many decimals before; None: they are not.
+        grid: logits are rounded to multiples of it before; 0: they are not.
     """
 
     kind: str = "margin"
-    digits: int | None = None
+    grid: float = 0.0
 
     def of(self, logits: FloatArray, labels: IntArray) -> AnyArray:
         """Logits [..., K] and labels that broadcast to [...]; float32 or bool [...]."""
-        if self.digits is not None:
-            logits = np.round(logits, self.digits)
+        if self.grid:
+            logits = np.round(logits / self.grid) * logits.dtype.type(self.grid)
         if self.kind == "label":
             wins: AnyArray = logits.argmax(axis=-1) == labels
             return wins

@@ -10,7 +10,6 @@ import numpy as np
 from rhe_parties.attacks.shadows.sets import GivenSets, SetsRule, array_digest, make_rule, rule_provenance
 from rhe_parties.attacks.shadows.stream import BlockSource
 from rhe_parties.errors import NumericError, ParameterError
-from rhe_parties.model.dp import DpMechanism
 from rhe_parties.model.dual import check_pool, train_many
 from rhe_parties.model.head import Recipe
 from rhe_parties.rng import stream_seed
@@ -42,7 +41,6 @@ class ShadowFactory(BlockSource[ShadowBlock]):
         recipe: Recipe,
         seed: int,
         purpose: str = "shadow",
-        mechanism: DpMechanism | None = None,
         block: int = 256,
         sets: IntArray | SetsRule | None = None,
         initial: FloatArray | None = None,
@@ -57,7 +55,6 @@ class ShadowFactory(BlockSource[ShadowBlock]):
             recipe: the victims' recipe.
             seed: root seed.
             purpose: name of the random streams; factories of other names share no randomness.
-            mechanism: DP-SGD, where the victims were trained so.
             block: heads per block B; another B gives other heads.
             sets: int64 [V, N], or a picklable pure function from a block's number to int64 [B, N]; such sets
                 need not be balanced and may lack a class.
@@ -78,7 +75,7 @@ class ShadowFactory(BlockSource[ShadowBlock]):
         self.features = np.ascontiguousarray(features, np.float32)
         self.labels = np.ascontiguousarray(labels, np.int64)
         self.classes, self.images_per_class, self.recipe = classes, images_per_class, recipe
-        self.seed, self.purpose, self.mechanism, self.initial = seed, purpose, mechanism, initial
+        self.seed, self.purpose, self.initial = seed, purpose, initial
         self.heads_per_block = block
         self._rule = make_rule(sets, self.labels, classes, images_per_class, seed, purpose, block)
         if isinstance(self._rule, GivenSets):
@@ -89,7 +86,7 @@ class ShadowFactory(BlockSource[ShadowBlock]):
         sets = self._rule(index)
         seed = stream_seed(self.seed, self.purpose, index)
         initial = None if self.initial is None else np.broadcast_to(self.initial, (len(sets), *self.initial.shape))
-        trained = train_many(self.features, self.labels, sets, self.classes, self.recipe, seed, self.mechanism, initial)
+        trained = train_many(self.features, self.labels, sets, self.classes, self.recipe, seed, initial)
         return ShadowBlock(sets, *trained)
 
     def provenance(self) -> dict[str, str]:
@@ -106,7 +103,6 @@ class ShadowFactory(BlockSource[ShadowBlock]):
             "classes": str(self.classes),
             "sets": rule_provenance(self._rule),
             "recipe": str(dataclasses.asdict(self.recipe)),
-            "mechanism": str(None if self.mechanism is None else dataclasses.asdict(self.mechanism)),
             "initial": "random" if self.initial is None else array_digest(self.initial),
             "seed": str(self.seed),
             "purpose": self.purpose,

@@ -19,11 +19,13 @@ from torch import Tensor
 from rhe_parties.attacks.span.anchor import Anchor, Sight
 from rhe_parties.attacks.span.prior import FeaturePrior
 from rhe_parties.errors import NumericError, ParameterError
+from rhe_parties.model.dp import DpMechanism
 from rhe_parties.model.head import Recipe
+from rhe_parties.model.loss import clip_factors, loss_errors
 from rhe_parties.threads import limited_threads
 from rhe_parties.types import AnyArray, FloatArray
 
-__all__ = ["Inversion", "class_order", "dual_coefficients", "invert_heads"]
+__all__ = ["Inversion", "class_order", "dual_coefficients", "invert_heads", "uncentred"]
 
 _ANCHORED = 2  # last rounds of the alternation that place the offset; it is the slow part of a round
 _CHUNK = 64  # heads at a time; the float64 result of a head does not depend on its neighbours beyond 1e-13
@@ -41,7 +43,7 @@ class Inversion:
         coefficients: dual coefficients A [V, N, K], float32.
         variance: expected error variance of `features` per eigenvector of the prior's covariance, float32 [D]; like
             the whitener a function of prior, recipe and S, not of the heads.
-        noise_std: deviation of W - AᵀX per weight (decayed initial weights and the extra noise).
+        noise_std: deviation of W - AᵀX per weight (decayed initial weights, noise of DP-SGD, and the extra noise).
     """
 
     features: FloatArray
@@ -64,7 +66,7 @@ def class_order(classes: int, images_per_class: int) -> Tensor:
 
 
 def dual_coefficients(gram: Tensor, labels: Tensor, first_logits: Tensor, recipe: Recipe) -> tuple[Tensor, float]:
-    """Simulate the training in the dual space.
+    """Simulate the training in the dual space, under DP-SGD without its noise and with every image at its share.
 
     Args:
         gram: inner products X·Xᵀ [V, N, N] of the training features.
@@ -78,12 +80,16 @@ def dual_coefficients(gram: Tensor, labels: Tensor, first_logits: Tensor, recipe
     classes = first_logits.shape[-1]
     onehot = torch.nn.functional.one_hot(labels, classes).to(gram)
     gram = gram + 1  # the bias is a weight on a constant feature
+    lengths = gram.diagonal(dim1=-2, dim2=-1).sqrt()
     coefficients = torch.zeros_like(first_logits)
     keep, shrink = 1 - recipe.learning_rate * recipe.weight_decay, 1.0
     rate = recipe.learning_rate / gram.shape[1]
-    for _ in range(recipe.epochs):
+    for step in range(recipe.steps):
         logits = torch.baddbmm(first_logits, gram, coefficients, beta=shrink)
-        coefficients = keep * coefficients + rate * (onehot - torch.softmax(logits, dim=-1))
+        error = loss_errors(logits, onehot.expand_as(logits), recipe.relax, step)
+        if recipe.mechanism is not None:
+            error = error * clip_factors(error, lengths, recipe.mechanism.clip)
+        coefficients = keep * coefficients - rate * error
         shrink *= keep
     return coefficients, shrink
 
@@ -126,6 +132,8 @@ def invert_heads(
         ParameterError: images_per_class or iterations below 1, or a negative noise variance.
     """
     _check(weight, bias, prior, images_per_class, iterations, noise_variance)
+    mechanism = recipe.mechanism
+    prior = prior.seen_from(mechanism)
     solver = _Solver(recipe, prior, images_per_class, noise_variance, device, anchored)
     with limited_threads(1):
         parts = [
@@ -138,13 +146,20 @@ def invert_heads(
     error = np.clip(expected, 1e-9 * share, (1 - 1e-9) * share)
     scale = np.sqrt(1 / error - 1 / share)
     return Inversion(
-        features=features.float().numpy(),
-        points=points.float().numpy(),
+        features=uncentred(mechanism, features.float().numpy()),
+        points=uncentred(mechanism, points.float().numpy()),
         whitener=(scale[:, None] * prior.eigenvectors.T).astype(np.float32),
         coefficients=coefficients.float().numpy(),
         variance=error.astype(np.float32),
         noise_std=float(np.sqrt(solver.noise)),
     )
+
+
+def uncentred(mechanism: DpMechanism | None, features: FloatArray) -> FloatArray:
+    """Plain features [..., D] of those that a private training measures from its centre."""
+    if mechanism is None or not mechanism.centre:
+        return features
+    return features + np.asarray(mechanism.centre, features.dtype)
 
 
 class _Solver:
@@ -158,7 +173,8 @@ class _Solver:
         self.basis = torch.from_numpy(prior.eigenvectors).to(device)
         self.spread = torch.from_numpy(prior.eigenvalues).to(device)
         self.means = torch.from_numpy(prior.means).to(device)[self.labels] @ self.basis
-        self.shrink = (1 - recipe.learning_rate * recipe.weight_decay) ** recipe.epochs
+        self.shrink = recipe.shrink
+        extra += recipe.noise_variance(len(self.labels))
         # A floor for recipes that start from zero: float32 weights are rounded.
         start = (self.shrink * recipe.init_std) ** 2
         self.noise = max(start + extra, 1e-16)

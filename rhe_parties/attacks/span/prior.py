@@ -6,13 +6,14 @@ distribution of every single feature, which is far from Gaussian behind a ReLU.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from rhe_parties.attacks.span.marginals import Marginals
 from rhe_parties.errors import DataError, NumericError, ParameterError
+from rhe_parties.model.dp import DpMechanism
 from rhe_parties.types import FloatArray, IntArray
 
 __all__ = ["FeaturePrior"]
@@ -84,6 +85,12 @@ class FeaturePrior:
         scale = 1 / np.sqrt(np.maximum(eigenvalues, 0.01 * level))
         whitener = (scale[:, None] * eigenvectors.T).astype(np.float32)
         return cls(means, covariance, eigenvalues, eigenvectors, whitener, Marginals.fit(features, labels, classes))
+
+    def seen_from(self, mechanism: DpMechanism | None) -> FeaturePrior:
+        """The prior of features as a private training sees them: measured from its centre, where it has one."""
+        if mechanism is None or not mechanism.centre:
+            return self
+        return replace(self, means=self.means - np.asarray(mechanism.centre), marginals=None)
 
     @property
     def classes(self) -> int:

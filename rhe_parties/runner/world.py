@@ -1,0 +1,174 @@
+"""A world: the defences of one setting, and what else its name says that the adversary gets."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+
+from rhe_parties.defences.base import DEFENCES, Defence, Fact, Fitted, PublicData
+from rhe_parties.defences.chain import trainer_of
+from rhe_parties.errors import ParameterError, unknown_name
+from rhe_parties.he.plan import HeadPlan
+from rhe_parties.he.scheme import scheme_catalogue
+from rhe_parties.messages.setups import DefenceSpec
+from rhe_parties.model.head import Recipe
+from rhe_parties.model.two_layer import BatchRecipe
+from rhe_parties.parties.release import parse_release
+from rhe_parties.registry import is_file_reference, parse_options, read_plugin_source, split_options
+from rhe_parties.runner.parameters import Parameters
+from rhe_parties.threat.model import KEY_HOLDER, LABORATORY, ThreatModel
+
+__all__ = ["AppliedDefence", "World", "resolve_worlds"]
+
+_ADDITIONS = ("client", "decisions", "release=POLICY")
+
+
+@dataclass(frozen=True)
+class AppliedDefence:
+    """A defence with its options: as the world's name has it, its reference and plug-in text, and class."""
+
+    text: str
+    reference: str
+    source: str
+    cls: type[Defence]
+    options: dict[str, str]
+    fitted: Fitted = field(default_factory=dict)
+
+    def build(self) -> Defence:
+        """The defence itself."""
+        return self.cls(parse_options("defence", self.cls, self.options))
+
+    def spec(self, fitted: bool) -> DefenceSpec:
+        """As a set-up carries it, with or without what it learnt."""
+        learnt = self.fitted if fitted else {}
+        return DefenceSpec(
+            self.reference, self.source, tuple(self.options), tuple(self.options.values()),
+            tuple(learnt), tuple(learnt.values()),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class World:
+    """One setting of a scenario.
+
+    Attributes:
+        name: as the user gave it.
+        defences: in order; each acts at its own stage.
+        scheme: of the encryption, "" without any.
+        client: the key holder takes the adversary as a client.
+        decisions: the adversary also sees what the key holder releases to others.
+        release: the key holder's policy in this world, "" for the run's.
+        plan: of the encrypted head.
+        recipe: how heads are trained here.
+        facts: about the defences in force.
+    """
+
+    name: str
+    defences: tuple[AppliedDefence, ...]
+    scheme: str = ""
+    client: bool = False
+    decisions: bool = False
+    release: str = ""
+    plan: HeadPlan | None = None
+    recipe: Recipe | BatchRecipe | None = None
+    facts: tuple[Fact, ...] = ()
+
+    def threat_model(self, general: ThreatModel) -> ThreatModel:
+        """The run's threat model as it is in this world."""
+        if not self.decisions:
+            return general
+        return dataclasses.replace(general, tapped_links=(*general.tapped_links, (KEY_HOLDER, LABORATORY)))
+
+    @property
+    def releasing(self) -> tuple[AppliedDefence, ...]:
+        """The defences that act on what the key holder lets out."""
+        return tuple(applied for applied in self.defences if applied.cls.acts_on_release())
+
+    def trainer(self) -> Defence:
+        """The defence that trains heads."""
+        return trainer_of([applied.build() for applied in self.defences])
+
+    def tuned(self, recipe: Recipe | BatchRecipe, public: PublicData) -> World:
+        """The same world with its recipe made and its defences fitted, on public data alone.
+
+        Raises:
+            ParameterError: a defence whose options do not go with the recipe or the data.
+        """
+        built = [applied.build() for applied in self.defences]
+        for defence in built:
+            recipe = defence.recipe(recipe, public)
+        fitted = tuple(
+            dataclasses.replace(applied, fitted=defence.fit(public, recipe))
+            for applied, defence in zip(self.defences, built, strict=True)
+        )
+        facts = tuple(fact for defence in built for fact in defence.facts(recipe, public.set_size))
+        return dataclasses.replace(self, recipe=recipe, defences=fitted, facts=facts)
+
+    def describe(self, parameters: Parameters) -> str:
+        """The defences in words, and what this world lets the adversary have besides."""
+        said = [applied.cls.summary for applied in self.defences]
+        released = parse_release(self.release or parameters.release).describe().partition(",")[0]
+        if self.client:
+            budget = parameters.client_budget
+            limit = f"at most {budget:,} images of each head" if budget else "without limit"
+            said.append(
+                f"the adversary is a client of the key holder and gets {released} for images of its own, {limit}"
+            )
+        if self.decisions:
+            said.append(f"the adversary sees what the key holder releases to others: {released}")
+        return "; ".join(said)
+
+
+def resolve_worlds(parameters: Parameters) -> list[World]:
+    """The worlds by name; nothing is loaded but the defences.
+
+    Raises:
+        ParameterError, PluginError: unknown defence, option, scheme or addition, or a plug-in that does not load.
+    """
+    schemes = list(scheme_catalogue())
+    if parameters.scheme not in schemes:
+        raise unknown_name("scheme", parameters.scheme, schemes)
+    return [_world(name, parameters.scheme, schemes) for name in parameters.worlds]
+
+
+def _world(name: str, usual: str, schemes: list[str]) -> World:
+    """One world by its name: `DEFENCE[:SCHEME][@key=value]`, and after plus signs more defences and additions."""
+    first, *more = name.split("+")
+    applied, scheme = _defence(first, name)
+    world = World(name, (applied,))
+    for addition in more:
+        key, equals, value = addition.partition("=")
+        if addition == "client":
+            world = dataclasses.replace(world, client=True)
+        elif addition == "decisions":
+            world = dataclasses.replace(world, decisions=True)
+        elif key == "release" and equals:
+            world = dataclasses.replace(world, release=parse_release(value).kind)
+        else:
+            applied, other = _defence(addition, name)
+            scheme = other or scheme
+            world = dataclasses.replace(world, defences=(*world.defences, applied))
+    encrypts = any(applied.cls.encrypts for applied in world.defences)
+    if scheme and not encrypts:
+        raise ParameterError(f"world {name!r}: no defence in it encrypts anything, so it takes no scheme")
+    if scheme and scheme not in schemes:
+        raise unknown_name("scheme", scheme, schemes)
+    world.trainer()
+    return dataclasses.replace(world, scheme=(scheme or usual) if encrypts else "")
+
+
+def _defence(text: str, world: str) -> tuple[AppliedDefence, str]:
+    """A defence of a world's name, and the scheme that is given with it."""
+    full, options = split_options(text)
+    reference, scheme = full, ""
+    if not is_file_reference(full):
+        reference, colon, scheme = full.partition(":")
+        if reference not in DEFENCES.names():
+            allowed = [*DEFENCES.names(), *(_ADDITIONS if not world.startswith(text) else ())]
+            raise unknown_name(f"defence or addition of world {world!r}", reference, allowed)
+        if colon and not scheme:
+            raise ParameterError(f"world {world!r}: no scheme after the colon")
+    source = read_plugin_source(reference)
+    applied = AppliedDefence(text, reference, source, DEFENCES.load(reference, source), options)
+    applied.build()
+    return applied, scheme
