@@ -53,7 +53,7 @@ def sweep_command(
     """
     from rhe_parties.runner.parameters import parse_assignments, read_parameter_file
     from rhe_parties.runner.scenario import default_folder, load_scenario
-    from rhe_parties.sweep.driver import SweepRequest, sweep
+    from rhe_parties.sweep.driver import Interrupted, SweepRequest, sweep
     from rhe_parties.sweep.grid import parse_grid
 
     if parallel is not None and parallel < 1:
@@ -77,10 +77,10 @@ def sweep_command(
     )  # fmt: skip
     try:
         summary = sweep(request)
+    except Interrupted as error:
+        raise RheError(f"{error}; go on with: {shlex.join(command)}") from None
     except KeyboardInterrupt:
-        raise RheError(
-            f"interrupted; every finished cell is kept in {place!r}, go on with: {shlex.join(command)}"
-        ) from None
+        raise RheError("interrupted before the first cell was begun") from None
     _show(summary, place, json)
 
 

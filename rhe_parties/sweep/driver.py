@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rhe_parties.errors import DataError, TransportError
+from rhe_parties.errors import DataError, RheError, TransportError
 from rhe_parties.runner.progress import Reporter, Update
 from rhe_parties.runner.scenario import Scenario, repeat_command
 from rhe_parties.sweep.grid import CELL_DEFAULTS, Cell, make_cells
@@ -31,13 +32,17 @@ from rhe_parties.sweep.table import table_bytes, table_rows
 from rhe_parties.sweep.worker import CellOrder, CellResult, run_cell
 from rhe_parties.transport import Job, make_jobs
 
-__all__ = ["TABLE", "SweepRequest", "SweepSummary", "sweep"]
+__all__ = ["TABLE", "Interrupted", "SweepRequest", "SweepSummary", "sweep"]
 
 TABLE = "table.jsonl"
 # The table is written anew while the sweep runs, but not for more than this share of the time.
 _TABLE_SHARE, _TABLE_SECONDS = 0.02, 5.0
 # Cells may take minutes: the time left is told from the pace of the last hour.
 _PACE_SECONDS = 3600.0
+
+
+class Interrupted(RheError):
+    """The user stopped a sweep; the text says what is kept."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,7 @@ def sweep(request: SweepRequest) -> SweepSummary:
         UserError: a mistake in the grid, a folder of something else (nothing has run); a folder that can no longer be
             written (what was stored before is kept).
         TransportError: Ray does not start, or is gone.
-        KeyboardInterrupt: handed on, after the table has been written.
+        Interrupted: by the user, after the table has been written.
     """
     started = time.perf_counter()
     cells = {cell.name: cell for cell in make_cells(request.scenario, request.grid, request.given)}
@@ -167,32 +172,35 @@ class _Session:
         self._next_table = now + max(_TABLE_SECONDS, (now - began) / _TABLE_SHARE)
 
     def kept(self) -> str:
-        return f"{self.count('ok')} of {len(self.cells)} cells are finished and kept; the same command goes on"
+        return f"{self.count('ok')} of {len(self.cells)} cells are finished and kept in {self._store.place!r}"
 
 
 def _run(request: SweepRequest, session: _Session, waiting: list[Cell]) -> int:
-    """Run cells and store their results; returns how many there were at a time."""
+    """Run cells and store their results; returns how many there were at a time.
+
+    Ray reports dead processes on standard output, which is the summary's alone; the bar counts them.
+    """
     scenario = request.scenario
     with Reporter(request.quiet, _PACE_SECONDS) as reporter:
         with reporter.stage("starting Ray" if request.address is None else "joining the Ray cluster", 1.0):
             jobs = make_jobs(request.address, request.parallel)
         try:
             orders = [Job(cell.name, _order(scenario, request.file, cell), _resources(cell)) for cell in waiting]
-            with reporter.stage("cells", len(waiting)) as update:
+            with reporter.stage("cells", len(waiting)) as update, contextlib.redirect_stdout(io.StringIO()):
                 progress = _Progress(update, len(waiting))
                 for end in jobs.run(run_cell, orders):
                     result = end.result if end.result is not None else CellResult(b"", end.lost, 0.0)
                     session.store(end.name, result, end.attempts)
-                    progress.ended(result)
+                    progress.ended(result, end.attempts)
             return jobs.parallel
         except KeyboardInterrupt:
             with contextlib.suppress(DataError):
                 session.write_table()
-            raise
+            raise Interrupted(f"interrupted; {session.kept()}") from None
         except DataError as error:
-            raise DataError(f"{error}; {session.kept()}") from error
+            raise DataError(f"{error}; {session.kept()}; the same command goes on") from error
         except TransportError as error:
-            raise TransportError(error.party, f"{error}; {session.kept()}") from error
+            raise TransportError(error.party, f"{error}; {session.kept()}; the same command goes on") from error
         finally:
             jobs.close()
 
@@ -204,11 +212,12 @@ class _Progress:
         self._update = update
         self._total = total
         self._started = time.monotonic()
-        self._done = self._failed = 0
+        self._done = self._failed = self._again = 0
         self._show()
 
-    def ended(self, result: CellResult) -> None:
+    def ended(self, result: CellResult, attempts: int) -> None:
         self._done += 1
+        self._again += attempts - 1
         self._failed += bool(result.error)
         self._show()
 
@@ -219,6 +228,8 @@ class _Progress:
             text += f", {self._done / minutes:.3g} per minute"
         if self._failed:
             text += f", {self._failed} failed"
+        if self._again:
+            text += f", {self._again} retried"
         self._update(self._done, text)
 
 

@@ -7,7 +7,8 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +53,7 @@ class Cell:
     @property
     def label(self) -> str:
         """The grid's values in one line."""
-        return ", ".join(f"{key}={value}" for key, value in self.values.items())
+        return _label(self.values)
 
 
 def parse_grid(items: Iterable[str]) -> dict[str, tuple[str, ...]]:
@@ -109,24 +110,36 @@ def make_cells(scenario: Scenario, grid: Mapping[str, Sequence[str]], given: Map
     if count > MAX_CELLS:
         raise ParameterError(f"the grid has {count:,} cells (allowed: {MAX_CELLS:,})")
     combinations = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    layers = [{**given, **values} for values in combinations]
-    strategies = [_strategies(scenario, layer) for layer in layers]
+    strategies = []
+    for values in combinations:
+        with _naming(values):
+            strategies.append(_strategies(scenario, {**given, **values}))
     everywhere = frozenset().union(*strategies)
     check = functools.cache(_check)
     cells: dict[str, Cell] = {}
-    for values, layer, own in zip(combinations, layers, strategies, strict=True):
-        mine = {key: value for key, value in layer.items() if _owner(key) not in everywhere - own}
-        label = ", ".join(f"{key}={value}" for key, value in values.items())
-        try:
+    for values, own in zip(combinations, strategies, strict=True):
+        mine = {key: value for key, value in {**given, **values}.items() if _owner(key) not in everywhere - own}
+        with _naming(values):
             parameters = resolve_parameters(CELL_DEFAULTS, scenario.parameters, mine)
             sources = check(_Names.of(parameters))
-        except ParameterError as error:
-            raise ParameterError(f"{error} (in cell {label})") from error
         name = _name(scenario.name, parameters, sources)
         if name in cells:
-            raise ParameterError(f"cells {cells[name].label} and {label} of the grid are the same")
+            raise ParameterError(f"cells {cells[name].label!r} and {_label(values)!r} of the grid are the same")
         cells[name] = Cell(name, values, mine, parameters, sources)
     return list(cells.values())
+
+
+def _label(values: Mapping[str, str]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in values.items())
+
+
+@contextmanager
+def _naming(values: Mapping[str, str]) -> Iterator[None]:
+    """Say in which cell something is not allowed."""
+    try:
+        yield
+    except ParameterError as error:
+        raise ParameterError(f"{error} (in cell {_label(values)!r})") from error
 
 
 def _owner(key: str) -> str:

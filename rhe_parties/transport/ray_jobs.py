@@ -77,7 +77,8 @@ class RayJobs:
                 if outcome.died and attempt < self._attempts:
                     waiting.append((job, attempt + 1))
                 else:
-                    ends.append(JobEnd(job.name, outcome.result, outcome.lost, attempt))
+                    repeatedly = f", {attempt} times out of {attempt}" if outcome.died else ""
+                    ends.append(JobEnd(job.name, outcome.result, outcome.lost + repeatedly, attempt))
             self._begin(function, waiting)
             yield from ends
 
