@@ -34,7 +34,7 @@ def test_commas_separate_values_and_semicolons_values_with_commas() -> None:
         (["=3"], "not of the form key=value,value"),
         (["victims=3,5", "victims=7"], "-g victims is given twice"),
         (["victims=3,5,3"], "names '3' twice"),
-        (["worlds=none,rhe"], r"could mean two things.*-g 'worlds=none;rhe'.*-p worlds=none,rhe"),
+        (["worlds=none,rhe"], r"could mean two things.*-g 'worlds=none,rhe;…'; .*-p worlds=none,rhe"),
         (["address=a,b"], "'address' is not allowed"),
         (["data_root=a,b"], "'data_root' is not allowed"),
         (["transport=local,ray"], "'transport' is not allowed"),

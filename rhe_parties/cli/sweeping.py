@@ -38,7 +38,7 @@ def sweep_command(
     parameters: Annotated[Path | None, typer.Option("--parameters", help="JSON or TOML file of parameters.")] = None,
     out: Annotated[
         str | None,
-        typer.Option("--out", help="Folder or fsspec URL (s3://…); a sweep that is there is continued or extended."),
+        typer.Option("--out", help="Folder or fsspec URL (default: new, below runs/); a sweep there is continued."),
     ] = None,
     address: Annotated[str | None, typer.Option("--address", help="A running Ray cluster to join.")] = None,
     parallel: Annotated[
@@ -46,10 +46,10 @@ def sweep_command(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")] = False,
 ) -> None:
-    """Run a scenario once for every cell of a grid, as Ray tasks; the same command goes on after any interruption.
+    """Run a scenario for every cell of a grid, as Ray tasks; the same command with --out goes on where it stopped.
 
-    Every cell is one process and one thread (transport=local, threads=1) unless -p threads=N says otherwise. In the
-    folder: cells/*/record.json, and table.jsonl with one row per cell, world, attack and statistic.
+    A cell is one process with one thread (transport=local, threads=1; more with -p threads=N). The folder gets a
+    record of each cell, and table.jsonl with one row per cell, world, attack and statistic.
     """
     from rhe_parties.runner.parameters import parse_assignments, read_parameter_file
     from rhe_parties.runner.scenario import default_folder, load_scenario
@@ -80,7 +80,7 @@ def sweep_command(
     except Interrupted as error:
         raise RheError(f"{error}; go on with: {shlex.join(command)}") from None
     except KeyboardInterrupt:
-        raise RheError("interrupted before the first cell was begun") from None
+        raise RheError(f"interrupted; every finished cell is kept in {place!r}") from None
     _show(summary, place, json)
 
 

@@ -74,7 +74,7 @@ class Reporter:
 
         try:
             yield update
-        finally:
-            self.stages.append((name, time.perf_counter() - started))
             final = total if total is not None else 1
             self._progress.update(task, completed=final, total=final, description=name)
+        finally:
+            self.stages.append((name, time.perf_counter() - started))

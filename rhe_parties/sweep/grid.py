@@ -76,8 +76,8 @@ def parse_grid(items: Iterable[str]) -> dict[str, tuple[str, ...]]:
             raise ParameterError(f"-g {key!r} is not allowed: it says where a cell is computed, not what")
         if ";" not in text and "," in text and _is_list(key):
             raise ParameterError(
-                f"-g {item!r} could mean two things, as {key} takes lists: separate the grid's values by semicolons, "
-                f"-g '{key}={text.replace(',', ';')}'; or give one list to all cells, -p {item}"
+                f"-g {item!r} could mean two things, as {key} takes lists: with a semicolon between the grid's values, "
+                f"commas belong to the values, as in -g '{item};…'; one list for all cells is -p {item}"
             )
         values = tuple(part.strip() for part in text.split(";" if ";" in text else ","))
         for place, value in enumerate(values):
