@@ -1,0 +1,262 @@
+"""What a defence buys and what it costs: leakage against accuracy, work and ε, a numbered point per world."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from rhe_parties.report.cells import row_name
+from rhe_parties.report.goals import goal_title
+from rhe_parties.report.matrix import Cell, Column, Matrix
+from rhe_parties.report.meanings import statistic
+from rhe_parties.report.record import ResultRecord
+from rhe_parties.report.svg import WIDTH, svg, tag
+from rhe_parties.report.wording import find, printable, seconds_text, size_text, world_cost
+
+__all__ = ["Frontier", "Point", "frontier_svg", "frontiers"]
+
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52.0, WIDTH - 18.0, 30.0, 280.0
+_RADIUS = 10.0
+# Shares of the height by which points that would lie on each other are moved apart.
+_TWIN = 2.3 * _RADIUS
+
+
+@dataclass(frozen=True)
+class Point:
+    """A world: number of its row, x with its interval, and the leakage measured there (y)."""
+
+    number: int
+    state: str
+    x: float
+    x_low: float
+    x_high: float
+    y: ResultRecord
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What lies along x: its name, where it is read from a cell, how a tick is written, and which end is better."""
+
+    key: str
+    name: str
+    read: Callable[[Cell], tuple[float, float, float] | None]
+    tick: Callable[[float], str]
+    better: str
+    logarithmic: bool = False
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """One adversary's plots: (file name, title, drawing); `chosen`: the strongest of what it is after."""
+
+    adversary: str
+    title: str
+    drawings: list[tuple[str, str, Markup]]
+    chosen: bool
+
+
+def _accuracy(cell: Cell) -> tuple[float, float, float] | None:
+    world = cell.row.world
+    if world is None:
+        return None
+    result = find(world.utility, "accuracy")
+    if result is not None and math.isfinite(result.low) and math.isfinite(result.high):
+        return result.value, result.low, result.high
+    found = world.accuracy
+    return (found, found, found) if found is not None and math.isfinite(found) else None
+
+
+def _positive(value: float | None) -> tuple[float, float, float] | None:
+    return (value, value, value) if value is not None and math.isfinite(value) and value > 0 else None
+
+
+def _work(cell: Cell) -> tuple[float, float, float] | None:
+    return _positive(world_cost(cell.row.world).answering) if cell.row.world is not None else None
+
+
+def _bytes(cell: Cell) -> tuple[float, float, float] | None:
+    if cell.row.world is None:
+        return None
+    cost = world_cost(cell.row.world)
+    return _positive(None if cost.request is None or cost.reply is None else cost.request + cost.reply)
+
+
+def _epsilon(cell: Cell) -> tuple[float, float, float] | None:
+    return _positive(cell.row.world.epsilon) if cell.row.world is not None else None
+
+
+_AXES = (
+    Axis("accuracy", "accuracy of the classifier", _accuracy, lambda v: f"{100 * v:.3g} %", "right"),
+    Axis("bytes", "bytes sent for one prediction", _bytes, size_text, "left", True),
+    Axis("work", "host's and key holder's work on one image", _work, seconds_text, "left", True),
+    Axis("epsilon", "ε that the defence guarantees", _epsilon, lambda v: f"{v:g}", "", True),
+)
+
+
+def frontiers(matrix: Matrix) -> list[Frontier]:
+    """The plots of every adversary that leaked somewhere; one that never did has no leakage to trade.
+
+    Of several after the same thing, the one that leaked furthest in most worlds is `chosen`.
+    """
+    found: list[tuple[Column, list[tuple[str, str, Markup]]]] = []
+    for column in matrix.columns:
+        cells = matrix.column_cells(column)
+        if any(cell.state in ("leaked", "partly") for cell in cells):
+            drawings = [drawn for axis in _AXES if (drawn := _drawing(column, cells, axis)) is not None]
+            if drawings:
+                found.append((column, drawings))
+    chosen = {}
+    for column, _ in found:
+        best = chosen.get(column.goal)
+        if best is None or _reach(matrix, column) > _reach(matrix, best):
+            chosen[column.goal] = column
+    return [
+        Frontier(
+            printable(column.adversary),
+            f"{goal_title(column.goal)}: {printable(column.adversary)}",
+            drawings,
+            chosen[column.goal] is column,
+        )
+        for column, drawings in found
+    ]
+
+
+def _reach(matrix: Matrix, column: Column) -> tuple[int, float]:
+    leaks = [cell for cell in matrix.column_cells(column) if cell.state in ("leaked", "partly")]
+    return len(leaks), sum(cell.share or 0.0 for cell in leaks)
+
+
+def _drawing(column: Column, cells: list[Cell], axis: Axis) -> tuple[str, str, Markup] | None:
+    """None where fewer than two worlds have a number on both axes."""
+    points = []
+    for cell in cells:
+        y = find(cell.shown.results, column.statistic) if cell.shown is not None else None
+        x = axis.read(cell)
+        if x is not None and y is not None and math.isfinite(y.low) and math.isfinite(y.high):
+            points.append(Point(cell.row.number, cell.state, *x, y))
+    if len(points) < 2 or (axis.logarithmic and len({point.x for point in points}) < 2):
+        return None
+    words = "; ".join(f"{cell.row.number} {row_name(cell)} {cell.value}" for cell in cells if cell.value)
+    title = f"{printable(column.adversary)}: {column.label} against {axis.name}. {words}"
+    key = f"frontier-{column.number}-{axis.key}"
+    return key, f"against {axis.name}", frontier_svg(title, points, axis, column.label)
+
+
+class _Scale:
+    """Positions of values between two ends of the picture."""
+
+    def __init__(self, low: float, high: float, start: float, end: float, logarithmic: bool = False) -> None:
+        self.logarithmic = logarithmic
+        self._low, self._high = self._on(low), self._on(high)
+        self._start, self._end = start, end
+
+    def _on(self, value: float) -> float:
+        return math.log10(value) if self.logarithmic else value
+
+    def at(self, value: float) -> float:
+        share = (self._on(value) - self._low) / (self._high - self._low)
+        return self._start + min(max(share, 0.0), 1.0) * (self._end - self._start)
+
+
+def _span(values: list[float], logarithmic: bool) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    if logarithmic:
+        return low / 1.6, high * 1.6
+    room = 0.08 * (high - low) or 0.05 * abs(high) or 0.5
+    return low - room, high + room
+
+
+def _ticks(low: float, high: float, logarithmic: bool) -> list[float]:
+    if logarithmic:
+        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        steps = (1, 2, 5) if math.log10(high / low) < 2.2 else (1,)
+        found = [m * 10.0**d for d in decades for m in steps]
+    else:
+        step = 10.0 ** math.floor(math.log10(high - low))
+        step = next((step / k for k in (1, 2, 5) if (high - low) * k / step >= 3), step / 10)
+        found = [step * i for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    return [value for value in found if low <= value <= high]
+
+
+def frontier_svg(title: str, points: list[Point], axis: Axis, up: str) -> Markup:
+    """A scatter plot with error bars both ways; a filled point leaked, an open one did not.
+
+    Args:
+        points: at least two, all finite, and positive along x where that axis is logarithmic.
+        up: what the y axis counts.
+    """
+    x_ends = _span([v for p in points for v in (p.x_low, p.x_high)], axis.logarithmic)
+    x = _Scale(*x_ends, _LEFT, _RIGHT, axis.logarithmic)
+    rate = statistic(points[0].y.statistic).unit == "percent"
+    bounded = rate or all(0 <= v <= 1 for p in points for v in (p.y.low, p.y.value, p.y.high))
+    y_ends = (0.0, 1.0) if bounded else _span([v for p in points for v in (p.y.low, p.y.high)], False)
+    y = _Scale(*y_ends, _BOTTOM, _TOP)
+    content = _frame(x, y, x_ends, y_ends, axis, up, rate)
+    chances = [p.y.chance for p in points if p.y.chance is not None and math.isfinite(p.y.chance)]
+    if chances:
+        level = y.at(sum(chances) / len(chances))
+        content.append(tag("line", x1=_LEFT, x2=_RIGHT, y1=level, y2=level, class_="guess"))
+        content.append(tag("text", "chance", x=_RIGHT, y=level - 5, class_="plot-note end"))
+    content += [_bars(point, x, y) for point in points]
+    taken: list[tuple[float, float]] = []
+    content += [_mark(point, x.at(point.x), y.at(point.y.value), taken) for point in points]
+    return svg(_BOTTOM + 50, title, "figure frontier", *content)
+
+
+def _frame(
+    x: _Scale, y: _Scale, x_ends: tuple[float, float], y_ends: tuple[float, float], axis: Axis, up: str, rate: bool
+) -> list[Markup]:
+    parts = []
+    for value in _ticks(*y_ends, False):
+        level = y.at(value)
+        parts.append(tag("line", x1=_LEFT, x2=_RIGHT, y1=level, y2=level, class_="track"))
+        text = f"{100 * value:.3g} %" if rate else f"{value:.3g}"
+        parts.append(tag("text", text, x=_LEFT - 6, y=level + 4, class_="tick left"))
+    parts.append(tag("line", x1=_LEFT, x2=_RIGHT, y1=_BOTTOM, y2=_BOTTOM, class_="axis"))
+    for value in _ticks(*x_ends, axis.logarithmic):
+        place = x.at(value)
+        parts.append(tag("line", x1=place, x2=place, y1=_BOTTOM, y2=_BOTTOM + 5, class_="axis"))
+        parts.append(tag("text", axis.tick(value), x=place, y=_BOTTOM + 19, class_="tick"))
+    better = {"right": " (better: right and down)", "left": " (better: left and down)"}.get(axis.better, "")
+    parts.append(tag("text", axis.name + better, x=(_LEFT + _RIGHT) / 2, y=_BOTTOM + 40, class_="axis-name"))
+    parts.append(tag("text", f"leakage: {up}", x=2, y=13, class_="axis-name start"))
+    return parts
+
+
+def _bars(point: Point, x: _Scale, y: _Scale) -> Markup:
+    centre, level = x.at(point.x), y.at(point.y.value)
+    css = f"whisker {point.state}"
+    return tag(
+        "g",
+        tag("line", x1=x.at(point.x_low), x2=x.at(point.x_high), y1=level, y2=level, class_=css)
+        + tag("line", x1=centre, x2=centre, y1=y.at(point.y.low), y2=y.at(point.y.high), class_=css),
+    )
+
+
+def _mark(point: Point, x: float, y: float, taken: list[tuple[float, float]]) -> Markup:
+    """The numbered point; one that would cover another is moved aside, with a line to where it belongs."""
+    place = (x, y)
+    for step in range(1, 40):
+        if all(math.dist(place, other) >= _TWIN for other in taken):
+            break
+        place = _aside(x, y, step)
+    taken.append(place)
+    leader = tag("line", x1=x, y1=y, x2=place[0], y2=place[1], class_="leader") if place != (x, y) else Markup("")
+    return tag(
+        "g",
+        leader
+        + tag("circle", cx=place[0], cy=place[1], r=_RADIUS, class_=f"point {point.state}")
+        + tag("text", str(point.number), x=place[0], y=place[1] + 4.5, class_=f"point-number {point.state}"),
+    )
+
+
+def _aside(x: float, y: float, step: int) -> tuple[float, float]:
+    """Places beside a point, nearest first: left, right, above, each a diameter further."""
+    ring, side = (step + 2) // 3, step % 3
+    shift = ring * _TWIN
+    moved = {1: (x - shift, y), 2: (x + shift, y), 0: (x, y - shift)}[side]
+    inside = _LEFT <= moved[0] <= _RIGHT and _TOP <= moved[1] <= _BOTTOM
+    return moved if inside else (x, min(max(y - shift, _TOP), _BOTTOM))
