@@ -13,7 +13,7 @@ from rhe_parties.report.gallery import Panel, cell_panels
 from rhe_parties.report.matrix import Cell, Matrix
 from rhe_parties.report.record import AttackRecord, MessageRecord, Record, WorldRecord
 from rhe_parties.report.verdicts import MEASURED
-from rhe_parties.report.wording import attack_name, printable, size_text, world_phrase, world_release
+from rhe_parties.report.wording import printable, size_text, world_phrase, world_release
 
 __all__ = ["Evidence", "evidence", "row_name"]
 
@@ -65,7 +65,7 @@ def _evidence(
 ) -> Evidence:
     control = _control(matrix, cell)
     rival = next((a for a in control.attacks if a.outcome == "leaked"), None) if control is not None else None
-    against = (f"the same in {row_name(control)}", rival) if control is not None and rival is not None else None
+    against = (f"the same in world {row_name(control)}", rival) if control is not None and rival is not None else None
     seen = [message for message in world.messages if message.seen_by_adversary]
     release = world_release(world, str(record.parameters.get("release", "classes")))
     held = [(row.what, row.adversary) for row in exposure(world, record.corrupted, release)] if world.messages else []
@@ -87,7 +87,8 @@ def _evidence(
 def _sentence(cell: Cell, record: Record, world: WorldRecord, attack: AttackRecord) -> str:
     start = world_phrase(world)
     if attack.outcome in MEASURED:
-        return f"{start} {attack_name(attack)} {deed(cell.result, attack, record, False)}{_compared(cell, attack)}."
+        name = f"{printable(attack.adversary)}{', run on ciphertexts,' if attack.variant == 'ciphertext' else ''}"
+        return f"{start} {name} {deed(cell.result, attack, record, False)}{_compared(cell, attack)}."
     name = printable(attack.adversary)
     if attack.outcome == "blocked":
         return f"{start} {name} could not start: {cell.reason}."
@@ -115,7 +116,7 @@ def _control_words(cell: Cell, control: Cell | None) -> str:
     if control is None:
         return "No positive control: this adversary succeeded nowhere in this run, so its failure here proves nothing."
     number = " ".join(filter(None, (control.value, control.interval)))
-    return f"Positive control: the same adversary leaked in {row_name(control)} ({number})."
+    return f"Positive control: the same adversary leaked in world {row_name(control)} ({number})."
 
 
 def _seen_words(seen: list[MessageRecord]) -> str:

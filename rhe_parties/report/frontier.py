@@ -20,8 +20,6 @@ __all__ = ["Frontier", "Point", "frontier_svg", "frontiers"]
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52.0, WIDTH - 18.0, 30.0, 280.0
 _RADIUS = 10.0
-# Shares of the height by which points that would lie on each other are moved apart.
-_TWIN = 2.3 * _RADIUS
 
 
 @dataclass(frozen=True)
@@ -108,7 +106,7 @@ def frontiers(matrix: Matrix) -> list[Frontier]:
             drawings = [drawn for axis in _AXES if (drawn := _drawing(column, cells, axis)) is not None]
             if drawings:
                 found.append((column, drawings))
-    chosen = {}
+    chosen: dict[str, Column] = {}
     for column, _ in found:
         best = chosen.get(column.goal)
         if best is None or _reach(matrix, column) > _reach(matrix, best):
@@ -174,7 +172,7 @@ def _ticks(low: float, high: float, logarithmic: bool) -> list[float]:
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         steps = (1, 2, 5) if math.log10(high / low) < 2.2 else (1,)
         found = [m * 10.0**d for d in decades for m in steps]
-    else:
+    if not logarithmic or sum(low <= value <= high for value in found) < 2:
         step = 10.0 ** math.floor(math.log10(high - low))
         step = next((step / k for k in (1, 2, 5) if (high - low) * k / step >= 3), step / 10)
         found = [step * i for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
@@ -199,10 +197,12 @@ def frontier_svg(title: str, points: list[Point], axis: Axis, up: str) -> Markup
     if chances:
         level = y.at(sum(chances) / len(chances))
         content.append(tag("line", x1=_LEFT, x2=_RIGHT, y1=level, y2=level, class_="guess"))
-        content.append(tag("text", "chance", x=_RIGHT, y=level - 5, class_="plot-note end"))
+        crowded = sum(x.at(p.x) for p in points) / len(points) > (_LEFT + _RIGHT) / 2
+        place, css = (_LEFT + 4, "plot-note") if crowded else (_RIGHT, "plot-note end")
+        content.append(tag("text", "chance", x=place, y=level - 5, class_=css))
     content += [_bars(point, x, y) for point in points]
-    taken: list[tuple[float, float]] = []
-    content += [_mark(point, x.at(point.x), y.at(point.y.value), taken) for point in points]
+    taken: list[tuple[float, float, float]] = []
+    content += [_mark(group, taken) for group in _groups([(p, x.at(p.x), y.at(p.y.value)) for p in points])]
     return svg(_BOTTOM + 50, title, "figure frontier", *content)
 
 
@@ -219,7 +219,8 @@ def _frame(
     for value in _ticks(*x_ends, axis.logarithmic):
         place = x.at(value)
         parts.append(tag("line", x1=place, x2=place, y1=_BOTTOM, y2=_BOTTOM + 5, class_="axis"))
-        parts.append(tag("text", axis.tick(value), x=place, y=_BOTTOM + 19, class_="tick"))
+        end = " end" if place > _RIGHT - 16 else ""
+        parts.append(tag("text", axis.tick(value), x=place, y=_BOTTOM + 19, class_="tick" + end))
     better = {"right": " (better: right and down)", "left": " (better: left and down)"}.get(axis.better, "")
     parts.append(tag("text", axis.name + better, x=(_LEFT + _RIGHT) / 2, y=_BOTTOM + 40, class_="axis-name"))
     parts.append(tag("text", f"leakage: {up}", x=2, y=13, class_="axis-name start"))
@@ -236,27 +237,49 @@ def _bars(point: Point, x: _Scale, y: _Scale) -> Markup:
     )
 
 
-def _mark(point: Point, x: float, y: float, taken: list[tuple[float, float]]) -> Markup:
-    """The numbered point; one that would cover another is moved aside, with a line to where it belongs."""
-    place = (x, y)
-    for step in range(1, 40):
-        if all(math.dist(place, other) >= _TWIN for other in taken):
+@dataclass
+class _Group:
+    """Points of one state that would cover each other: one mark with all their numbers."""
+
+    state: str
+    numbers: list[int]
+    x: float
+    y: float
+
+    @property
+    def text(self) -> str:
+        return ", ".join(map(str, self.numbers))
+
+    @property
+    def half(self) -> float:
+        """Half the width of the mark."""
+        return max(_RADIUS, 3.6 * len(self.text) + 3)
+
+
+def _groups(points: list[tuple[Point, float, float]]) -> list[_Group]:
+    groups: list[_Group] = []
+    for point, x, y in points:
+        near = next((g for g in groups if g.state == point.state and math.dist((g.x, g.y), (x, y)) < _RADIUS), None)
+        if near is not None:
+            near.numbers.append(point.number)
+        else:
+            groups.append(_Group(point.state, [point.number], x, y))
+    return groups
+
+
+def _mark(group: _Group, taken: list[tuple[float, float, float]]) -> Markup:
+    """The numbered mark; one that would cover another is moved along x, so that its leakage still reads right."""
+    x = group.x
+    for step in range(1, 30):
+        if all(abs(x - at) >= group.half + half or abs(group.y - level) >= 2 * _RADIUS for at, level, half in taken):
             break
-        place = _aside(x, y, step)
-    taken.append(place)
-    leader = tag("line", x1=x, y1=y, x2=place[0], y2=place[1], class_="leader") if place != (x, y) else Markup("")
-    return tag(
-        "g",
-        leader
-        + tag("circle", cx=place[0], cy=place[1], r=_RADIUS, class_=f"point {point.state}")
-        + tag("text", str(point.number), x=place[0], y=place[1] + 4.5, class_=f"point-number {point.state}"),
-    )
-
-
-def _aside(x: float, y: float, step: int) -> tuple[float, float]:
-    """Places beside a point, nearest first: left, right, above, each a diameter further."""
-    ring, side = (step + 2) // 3, step % 3
-    shift = ring * _TWIN
-    moved = {1: (x - shift, y), 2: (x + shift, y), 0: (x, y - shift)}[side]
-    inside = _LEFT <= moved[0] <= _RIGHT and _TOP <= moved[1] <= _BOTTOM
-    return moved if inside else (x, min(max(y - shift, _TOP), _BOTTOM))
+        shift = (step + 1) // 2 * _RADIUS * (1 if step % 2 else -1)
+        x = min(max(group.x - shift, _LEFT), _RIGHT - group.half)
+    taken.append((x, group.y, group.half))
+    back = tag(
+        "rect", x=x - group.half, y=group.y - _RADIUS, width=2 * group.half, height=2 * _RADIUS, rx=_RADIUS,
+        class_=f"point {group.state}",
+    )  # fmt: skip
+    moved = abs(x - group.x) > 1
+    leader = tag("line", x1=group.x, y1=group.y, x2=x, y2=group.y, class_="leader") if moved else Markup("")
+    return tag("g", leader + back + tag("text", group.text, x=x, y=group.y + 4.5, class_=f"point-number {group.state}"))

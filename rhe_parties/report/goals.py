@@ -20,8 +20,8 @@ _TITLES = {
     "active": "Cheat as a party",
 }
 _OTHER = "Other aims"
-# How a statistic's name tells what its attack is after. An extracted head is inverted to images as well, and an
-# informed adversary's images are scored as members: the first that fits is what the attack is called after.
+# How a statistic names what its attack is after: the first that fits. A head read in clear is compared with the
+# true one as an extracted head is, and an extracted one is inverted to images: who asked questions is after the head.
 _SIGNS = (
     ("keys", ("key_",)),
     ("property", ("property_",)),
@@ -29,6 +29,7 @@ _SIGNS = (
     ("extraction", ("extraction_", "head_cosine")),
     ("reconstruction", ("identification_rate", "mse", "ssim")),
     ("membership", ("auc", "membership_", "advantage")),
+    ("reconstruction", ("tpr_at_fpr",)),
 )
 _HEADLINES = {
     "extraction": ("extraction_agreement", "head_cosine", "extraction_agreement_mixes"),
@@ -43,6 +44,8 @@ def goal_of(attacks: Iterable[AttackRecord]) -> str:
     if declared:
         return declared
     names = {result.statistic for attack in every for result in attack.results}
+    if "identification_rate" in names and "queries" not in names:
+        return "reconstruction"
     return next((goal for goal, signs in _SIGNS if any(name.startswith(signs) for name in names)), "")
 
 

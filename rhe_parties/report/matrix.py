@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from rhe_parties.report.deeds import above_chance
 from rhe_parties.report.goals import goal_of, goal_rank, goal_title, headline_statistics
-from rhe_parties.report.meanings import statistic
+from rhe_parties.report.meanings import is_baseline, statistic
 from rhe_parties.report.record import AttackRecord, Record, ResultRecord, WorldRecord
 from rhe_parties.report.verdicts import BASELINE, MEASURED, PREFERRED, deciding_result
 from rhe_parties.report.wording import find, format_interval, format_value, on_members, outcome_words, printable
@@ -114,7 +114,13 @@ class Cell:
         """What guessing, or the statistic's baseline, gives: `chance 1.7 %`."""
         if self.result is None or self.result.chance is None or not math.isfinite(self.result.chance):
             return ""
-        return f"{statistic(self.result.statistic).baseline} {format_value(self.result.statistic, self.result.chance)}"
+        words = statistic(self.result.statistic).baseline.removeprefix("best constant ")
+        return f"{words} {format_value(self.result.statistic, self.result.chance)}"
+
+    @property
+    def count(self) -> str:
+        """Number of trials: `n 580`."""
+        return f"n {self.result.n:,}" if self.result is not None else ""
 
     @property
     def own_label(self) -> str:
@@ -171,6 +177,14 @@ class Matrix:
         """All cells of an adversary, from the first row to the last."""
         return [row[self.columns.index(column)] for row in self.cells]
 
+    def common(self, column: Column) -> list[str]:
+        """What holds for every number of a column, so that its head can say it once: chance, trials."""
+        measured = [cell for cell in self.column_cells(column) if cell.value]
+        if any(cell.own_label for cell in measured):
+            return []
+        kinds = [{cell.chance for cell in measured}, {cell.count for cell in measured}]
+        return [kind.pop() for kind in kinds if len(kind) == 1 and kind != {""}]
+
     @property
     def states(self) -> list[str]:
         """The states that occur, in the order of `STATES`."""
@@ -195,7 +209,7 @@ def build_matrix(entries: Sequence[Entry]) -> Matrix:
         for world in entry.record.worlds:
             broken = world.error or "the run broke off here" if world.status == "error" else ""
             rows.append(Row(len(rows) + 1, entry, world, broken))
-    columns = _columns([world for row in rows if (world := row.world) is not None])
+    columns = _columns([row.world for row in rows if row.world is not None])
     found = {(row.number, column.number): _attacks(row, column) for row in rows for column in columns}
     leaked = {number for (_, number), attacks in found.items() if any(a.outcome == "leaked" for a in attacks)}
     cells = [[_cell(row, c, found[row.number, c.number], c.number in leaked) for c in columns] for row in rows]
@@ -220,8 +234,9 @@ def _columns(worlds: list[WorldRecord]) -> list[Column]:
 
 def _column(number: int, name: str, goal: str, attacks: list[AttackRecord]) -> Column:
     measured = [attack for attack in attacks if attack.outcome in MEASURED]
-    there = {result.statistic for attack in measured for result in attack.results if find([result], result.statistic)}
-    shown = next((s for s in (*headline_statistics(goal), *PREFERRED) if s in there), "")
+    there = [result.statistic for attack in measured for result in attack.results if find([result], result.statistic)]
+    own = [name for name in there if not is_baseline(name) and name != "queries"]
+    shown = next((name for name in (*headline_statistics(goal), *PREFERRED, *own) if name in there), "")
     summary = next((attack.summary for attack in attacks if attack.summary), "")
     return Column(number, name, summary, goal, shown, any(map(on_members, measured)))
 

@@ -50,7 +50,7 @@ def row_facts(row: Row) -> RowFacts:
     result = find(world.utility, "accuracy")
     value = result.value if result is not None else world.accuracy
     cost = world_cost(world)
-    sizes = (("head", cost.head), ("request", cost.request), ("reply", cost.reply))
+    sizes = (("head", cost.head), ("reply", cost.reply))
     times = (("answer", cost.answering), ("training", cost.training))
     costs = [(name, size_text(size)) for name, size in sizes if size is not None]
     costs += [(name, seconds_text(spent)) for name, spent in times if spent is not None]
@@ -68,7 +68,7 @@ def spoken(cell: Cell) -> str:
         f"{printable(cell.column.adversary)} against {row_name(cell)}: {cell.word}",
         f"{counted} {cell.value} {cell.interval}".strip() if cell.value else "",
         cell.chance,
-        f"n {cell.result.n:,}" if cell.result is not None else "",
+        cell.count,
         cell.queries,
         cell.reason,
         "no positive control" if cell.uncontrolled else "",
@@ -88,6 +88,6 @@ def matrix_context(matrix: Matrix | None, controls: Sequence[str], pictures: boo
         "controls": controls,
         "evidence": evidence(matrix, pictures),
         "frontiers": frontiers(matrix),
+        "common": {column.number: matrix.common(column) for column in matrix.columns},
         "first_columns": [matrix.columns[start].number for start in starts[:-1]],
-        "any_privacy": any(row_facts(row).privacy for row in matrix.rows),
     }
