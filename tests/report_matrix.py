@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from rhe_parties.report.matrix import Entry
 from rhe_parties.report.record import AttackRecord, MessageRecord, Record, ResultRecord, WorldRecord
 from tests.report_sample import HOSTILE, attack, examples, hostile, message, rate, sample_record
 from tests.report_tasks import membership, private_property, reconstruction
@@ -137,3 +138,34 @@ def broken_matrix() -> Record:
     first = record.worlds[0].model_copy(update={"attacks": [*record.worlds[0].attacks, odd, never]})
     last = WorldRecord(name="lfp", defence="lfp", status="error", error="model-host died")
     return record.model_copy(update={"worlds": [first, record.worlds[3], last], "status": "error", "error": "died"})
+
+
+def sweep_entries() -> list[Entry]:
+    """A sweep over images per class and a defence's name; one place failed, one is unfinished."""
+    record = threat_record()
+    entries = []
+    for per_class, share in ((1, 1.0), (4, 0.6), (16, 0.25)):
+        for mode in ("fast", HOSTILE):
+            values = (("images_per_class", per_class), ("mode", mode))
+            name = ", ".join(f"{key}={value}" for key, value in values)
+            worlds = [_weakened(record.worlds[i], share) for i in (0, 3)]
+            entries.append(Entry(name, record.model_copy(update={"worlds": worlds}), "", values))
+    entries[3] = Entry(entries[3].name, None, f"{HOSTILE} died", entries[3].values)
+    entries[4] = Entry(entries[4].name, None, "", entries[4].values)
+    return entries
+
+
+def _weakened(world: WorldRecord, share: float) -> WorldRecord:
+    """The same world with leaks that are nearer to chance."""
+    return world.model_copy(update={"attacks": [_nearer(cell, share) for cell in world.attacks[:4]]})
+
+
+def _nearer(cell: AttackRecord, share: float) -> AttackRecord:
+    def near(number: float, chance: float | None) -> float:
+        return (chance or 0.0) + share * (number - (chance or 0.0))
+
+    moved = [
+        r.model_copy(update={name: near(getattr(r, name), r.chance) for name in ("value", "low", "high")})
+        for r in cell.results
+    ]
+    return cell.model_copy(update={"results": moved})

@@ -129,7 +129,7 @@ def _figure(kind: _Kind, rows: list[tuple[str, str, CurveRecord]], folded: bool 
     for i, (line, (label, _, curve)) in enumerate(zip(lines, rows, strict=True)):
         rate = rate_at(curve, 0.01)
         at = "" if rate is None else f": {format_value('tpr_at_fpr_1pct', rate)} at 1 % false alarms"
-        legend.append((swatch_svg(line, i), label + at))
+        legend.append((swatch_svg(line.letter, line.state, i), label + at))
     words = "; ".join(f"{line.letter}, {text}" for line, (_, text) in zip(lines, legend, strict=True))
     drawing = roc_svg(f"{kind.title}, true against false positives. {words}", lines, kind.across, kind.up)
     return CurveFigure(kind.title, kind.reading, drawing, legend, folded)

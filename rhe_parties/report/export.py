@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from markupsafe import Markup
@@ -21,9 +21,10 @@ from rhe_parties.report.matrix import Cell, Entry, Matrix, build_matrix
 from rhe_parties.report.matrix_figure import matrix_svg
 from rhe_parties.report.record import Record
 from rhe_parties.report.standalone import standalone, svg_text
+from rhe_parties.report.trends import trends
 from rhe_parties.report.wording import find, printable, world_cost, world_phrase
 
-__all__ = ["CSV_COLUMNS", "export", "export_record", "matrix_csv", "record_figures"]
+__all__ = ["CSV_COLUMNS", "export_record", "export_sweep", "matrix_csv"]
 
 CSV_COLUMNS = (
     "row", "setting", "world", "defence", "epsilon", "accuracy", "accuracy_low", "accuracy_high", "head_bytes",
@@ -35,15 +36,7 @@ Figures = Iterator[tuple[str, str, Markup]]
 
 
 def export_record(record: Record, folder: Path) -> list[Path]:
-    """The files of one run; see `export`."""
-    return export(build_matrix([Entry("", record)]), record_figures(record), folder)
-
-
-def export(matrix: Matrix, figures: Figures, folder: Path) -> list[Path]:
     """Write `matrix.csv`, `matrix.tex`, `captions.txt` and every figure as `NAME.svg` and `NAME.png`.
-
-    Args:
-        figures: (name, caption, drawing), besides those of the matrix itself and of what protection costs.
 
     Returns:
         The files, in the order in which they were written.
@@ -51,6 +44,17 @@ def export(matrix: Matrix, figures: Figures, folder: Path) -> list[Path]:
     Raises:
         DataError: the folder cannot be written.
     """
+    return _export(build_matrix([Entry("", record)]), _record_figures(record), folder)
+
+
+def export_sweep(entries: Sequence[Entry], folder: Path) -> list[Path]:
+    """The same files of all places of a sweep, with what changes along its grid."""
+    matrix = build_matrix(entries)
+    return _export(matrix, _trend_figures(matrix), folder)
+
+
+def _export(matrix: Matrix, figures: Figures, folder: Path) -> list[Path]:
+    """Write the files; `figures` are (name, caption, drawing) besides those that every matrix has."""
     from rhe_parties.report.raster import save_png  # draws with matplotlib, which takes a second to load
 
     files = []
@@ -82,7 +86,7 @@ def _matrix_figures(matrix: Matrix) -> Figures:
             yield f"{key}-{_slug(plots.adversary)}", f"{plots.title}, leakage {title}. Points: {rows}.", drawing
 
 
-def record_figures(record: Record) -> Figures:
+def _record_figures(record: Record) -> Figures:
     """(name, caption, drawing) of a run's ROC curves, scores, intervals and message diagrams."""
     for number, figure in enumerate(curve_figures(record), 1):
         lines = "; ".join(f"{chr(ord('A') + i % 26)}: {text}" for i, (_, text) in enumerate(figure.legend))
@@ -95,6 +99,12 @@ def record_figures(record: Record) -> Figures:
         if world.messages:
             phrase = f"Messages between the parties: {world_phrase(world)}."
             yield f"messages-{number}", phrase, sequence_svg(world, record.corrupted)
+
+
+def _trend_figures(matrix: Matrix) -> Figures:
+    for number, figure in enumerate(trends(matrix), 1):
+        lines = "; ".join(f"{chr(ord('A') + i)}: {text}" for i, (_, text) in enumerate(figure.legend))
+        yield f"trend-{number}", f"{figure.title}. {figure.reading} {lines}.", figure.drawing
 
 
 def matrix_csv(matrix: Matrix) -> str:

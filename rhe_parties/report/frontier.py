@@ -13,6 +13,7 @@ from rhe_parties.report.goals import goal_title
 from rhe_parties.report.matrix import Cell, Column, Matrix
 from rhe_parties.report.meanings import statistic
 from rhe_parties.report.record import ResultRecord
+from rhe_parties.report.scales import Scale, span, ticks
 from rhe_parties.report.svg import WIDTH, svg, tag
 from rhe_parties.report.wording import find, printable, seconds_text, size_text, world_cost
 
@@ -20,6 +21,7 @@ __all__ = ["Frontier", "Point", "frontier_svg", "frontiers"]
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52.0, WIDTH - 18.0, 30.0, 280.0
 _RADIUS = 10.0
+_MOST = 24
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,10 @@ _AXES = (
 def frontiers(matrix: Matrix) -> list[Frontier]:
     """The plots of every adversary that leaked somewhere; one that never did has no leakage to trade.
 
-    Of several after the same thing, the one that leaked furthest in most worlds is `chosen`.
+    None where there are more rows than numbers that a plot takes. Of several after the same thing, the one that leaked furthest in most worlds is `chosen`.
     """
+    if len(matrix.rows) > _MOST:
+        return []
     found: list[tuple[Column, list[tuple[str, str, Markup]]]] = []
     for column in matrix.columns:
         cells = matrix.column_cells(column)
@@ -143,42 +147,6 @@ def _drawing(column: Column, cells: list[Cell], axis: Axis) -> tuple[str, str, M
     return key, f"against {axis.name}", frontier_svg(title, points, axis, column.label)
 
 
-class _Scale:
-    """Positions of values between two ends of the picture."""
-
-    def __init__(self, low: float, high: float, start: float, end: float, logarithmic: bool = False) -> None:
-        self.logarithmic = logarithmic
-        self._low, self._high = self._on(low), self._on(high)
-        self._start, self._end = start, end
-
-    def _on(self, value: float) -> float:
-        return math.log10(value) if self.logarithmic else value
-
-    def at(self, value: float) -> float:
-        share = (self._on(value) - self._low) / (self._high - self._low)
-        return self._start + min(max(share, 0.0), 1.0) * (self._end - self._start)
-
-
-def _span(values: list[float], logarithmic: bool) -> tuple[float, float]:
-    low, high = min(values), max(values)
-    if logarithmic:
-        return low / 1.6, high * 1.6
-    room = 0.08 * (high - low) or 0.05 * abs(high) or 0.5
-    return low - room, high + room
-
-
-def _ticks(low: float, high: float, logarithmic: bool) -> list[float]:
-    if logarithmic:
-        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        steps = (1, 2, 5) if math.log10(high / low) < 2.2 else (1,)
-        found = [m * 10.0**d for d in decades for m in steps]
-    if not logarithmic or sum(low <= value <= high for value in found) < 2:
-        step = 10.0 ** math.floor(math.log10(high - low))
-        step = next((step / k for k in (1, 2, 5) if (high - low) * k / step >= 3), step / 10)
-        found = [step * i for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
-    return [value for value in found if low <= value <= high]
-
-
 def frontier_svg(title: str, points: list[Point], axis: Axis, up: str) -> Markup:
     """A scatter plot with error bars both ways; a filled point leaked, an open one did not.
 
@@ -186,12 +154,12 @@ def frontier_svg(title: str, points: list[Point], axis: Axis, up: str) -> Markup
         points: at least two, all finite, and positive along x where that axis is logarithmic.
         up: what the y axis counts.
     """
-    x_ends = _span([v for p in points for v in (p.x_low, p.x_high)], axis.logarithmic)
-    x = _Scale(*x_ends, _LEFT, _RIGHT, axis.logarithmic)
+    x_ends = span([v for p in points for v in (p.x_low, p.x_high)], axis.logarithmic)
+    x = Scale(*x_ends, _LEFT, _RIGHT, axis.logarithmic)
     rate = statistic(points[0].y.statistic).unit == "percent"
     bounded = rate or all(0 <= v <= 1 for p in points for v in (p.y.low, p.y.value, p.y.high))
-    y_ends = (0.0, 1.0) if bounded else _span([v for p in points for v in (p.y.low, p.y.high)], False)
-    y = _Scale(*y_ends, _BOTTOM, _TOP)
+    y_ends = (0.0, 1.0) if bounded else span([v for p in points for v in (p.y.low, p.y.high)], False)
+    y = Scale(*y_ends, _BOTTOM, _TOP)
     content = _frame(x, y, x_ends, y_ends, axis, up, rate)
     chances = [p.y.chance for p in points if p.y.chance is not None and math.isfinite(p.y.chance)]
     if chances:
@@ -207,16 +175,16 @@ def frontier_svg(title: str, points: list[Point], axis: Axis, up: str) -> Markup
 
 
 def _frame(
-    x: _Scale, y: _Scale, x_ends: tuple[float, float], y_ends: tuple[float, float], axis: Axis, up: str, rate: bool
+    x: Scale, y: Scale, x_ends: tuple[float, float], y_ends: tuple[float, float], axis: Axis, up: str, rate: bool
 ) -> list[Markup]:
     parts = []
-    for value in _ticks(*y_ends, False):
+    for value in ticks(*y_ends, False):
         level = y.at(value)
         parts.append(tag("line", x1=_LEFT, x2=_RIGHT, y1=level, y2=level, class_="track"))
         text = f"{100 * value:.3g} %" if rate else f"{value:.3g}"
         parts.append(tag("text", text, x=_LEFT - 6, y=level + 4, class_="tick left"))
     parts.append(tag("line", x1=_LEFT, x2=_RIGHT, y1=_BOTTOM, y2=_BOTTOM, class_="axis"))
-    for value in _ticks(*x_ends, axis.logarithmic):
+    for value in ticks(*x_ends, axis.logarithmic):
         place = x.at(value)
         parts.append(tag("line", x1=place, x2=place, y1=_BOTTOM, y2=_BOTTOM + 5, class_="axis"))
         end = " end" if place > _RIGHT - 16 else ""
@@ -227,7 +195,7 @@ def _frame(
     return parts
 
 
-def _bars(point: Point, x: _Scale, y: _Scale) -> Markup:
+def _bars(point: Point, x: Scale, y: Scale) -> Markup:
     centre, level = x.at(point.x), y.at(point.y.value)
     css = f"whisker {point.state}"
     return tag(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from rhe_parties.report.record import AttackRecord
+from rhe_parties.report.record import AttackRecord, Record
 from rhe_parties.report.wording import printable
 
-__all__ = ["goal_of", "goal_rank", "goal_title", "headline_statistics"]
+__all__ = ["acting", "goal_of", "goal_rank", "goal_title", "headline_statistics"]
 
 # In the order of the matrix. Any other goal that a strategy declares stands behind these under its own name.
 _TITLES = {
@@ -63,3 +63,8 @@ def goal_title(goal: str) -> str:
 def headline_statistics(goal: str) -> tuple[str, ...]:
     """Statistics that say best how far such an adversary came, before those that decide in general."""
     return _HEADLINES.get(goal, ())
+
+
+def acting(record: Record) -> bool:
+    """Whether some adversary of the run did more than listen and ask: it broke the protocol, or went for the key."""
+    return any(attack.goal in ("active", "keys") for world in record.worlds for attack in world.attacks)

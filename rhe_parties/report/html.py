@@ -10,6 +10,7 @@ from rhe_parties.report.evidence import curve_figures, interval_plots, score_fig
 from rhe_parties.report.exposure import LANES, exposure
 from rhe_parties.report.figures import sequence_svg
 from rhe_parties.report.gallery import galleries, gallery_words
+from rhe_parties.report.goals import acting
 from rhe_parties.report.matrix import Matrix, matrix_of
 from rhe_parties.report.matrix_words import matrix_context
 from rhe_parties.report.meanings import STATISTICS, is_baseline, statistic
@@ -72,6 +73,7 @@ def render_html(record: Record) -> str:
         utility_meanings=[(s.label, s.meaning) for n, s in STATISTICS.items() if n in _utility_names(record)],
         tables=_setting_tables(record),
         parameters=_parameters(record),
+        acting=acting(record),
         any_encrypted=any(map(encrypted, record.worlds)),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rhe_parties.report.deeds import above_chance
 from rhe_parties.report.goals import goal_of, goal_rank, goal_title, headline_statistics
@@ -37,11 +38,15 @@ STATES = {
 
 @dataclass(frozen=True)
 class Entry:
-    """A record with the name of its place in a sweep, or why there is none. A single run has the name ""."""
+    """A record with its place in a sweep, or why there is none. A single run has the name "" and no values.
+
+    `values` are the grid's (key, value) pairs of that place, with their types.
+    """
 
     name: str
     record: Record | None
     error: str = ""
+    values: tuple[tuple[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """A world of a record; None where the record is missing, with the reason in `error`."""
+    """A world of a record; None where the record is missing; `error` says what went wrong, if anything."""
 
     number: int
     entry: Entry
@@ -204,7 +209,7 @@ def build_matrix(entries: Sequence[Entry]) -> Matrix:
     rows: list[Row] = []
     for entry in entries:
         if entry.record is None:
-            rows.append(Row(len(rows) + 1, entry, None, entry.error or "no record"))
+            rows.append(Row(len(rows) + 1, entry, None, entry.error))
             continue
         for world in entry.record.worlds:
             broken = world.error or "the run broke off here" if world.status == "error" else ""

@@ -31,7 +31,7 @@ def matrix_svg(matrix: Matrix) -> Markup:
         content += _column_head(column, _x(place))
     for place, row in enumerate(matrix.rows):
         y = _HEAD + _ROW * place
-        world = printable(row.world.name) if row.world is not None else printable(row.error)
+        world = printable(row.world.name if row.world is not None else row.error or "no record")
         content.append(_text(cut(f"{row.number}  {world}", 30), 10, y + 21, "tile-head"))
         facts = row_facts(row)
         under = printable(row.entry.name) or ", ".join(f"{name} {value}" for name, value in facts.privacy)

@@ -90,7 +90,7 @@ def _style(element: ElementTree.Element) -> dict[str, Any]:
 def _outline(text: str) -> Outline:
     """Path commands M, L, H, V, q and z."""
     points: list[tuple[float, float]] = []
-    codes: list[int] = []
+    codes: list[Any] = []
     x = y = 0.0
     for command, rest in _STEP.findall(text):
         numbers = [float(part) for part in re.findall(r"-?[\d.]+", rest)]

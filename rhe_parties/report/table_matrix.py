@@ -31,7 +31,7 @@ def _block(matrix: Matrix, columns: list[Column]) -> Table:
     for column in columns:
         table.add_column(Text(printable(column.adversary).replace("-", "\n")), width=_CELL, overflow="fold")
     for row, cells in zip(matrix.rows, matrix.cells, strict=True):
-        world = row.world.name if row.world is not None else row.error
+        world = row.world.name if row.world is not None else row.error or "no record"
         name = printable(", ".join(filter(None, (row.entry.name, world))))
         chosen = [cell for cell in cells if cell.column in columns]
         table.add_row(Text(name), *map(_text, chosen))
