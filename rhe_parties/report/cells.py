@@ -78,7 +78,7 @@ def _evidence(
         curves=cell_curves(cell.attacks, against),
         scores=cell_scores(cell.attacks),
         seen=seen,
-        seen_words=_seen_words(seen),
+        seen_words=_seen_words(seen, cell.queries),
         held=held,
         others=[other for other in matrix.column_cells(cell.column) if other is not cell],
     )
@@ -119,8 +119,9 @@ def _control_words(cell: Cell, control: Cell | None) -> str:
     return f"Positive control: the same adversary leaked in world {row_name(control)} ({number})."
 
 
-def _seen_words(seen: list[MessageRecord]) -> str:
+def _seen_words(seen: list[MessageRecord], queries: str) -> str:
+    asked = f" Besides, it asked the key holder itself: {queries} per head." if queries else ""
     if not seen:
-        return "The adversary saw no message."
+        return f"The adversary saw no message.{asked}"
     count, size = sum(m.count for m in seen), sum(m.total_bytes for m in seen)
-    return f"The adversary saw {count:,} messages, {size_text(size)} in all:"
+    return f"The adversary saw {count:,} messages, {size_text(size)} in all.{asked}"

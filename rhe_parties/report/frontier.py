@@ -99,7 +99,8 @@ _AXES = (
 def frontiers(matrix: Matrix) -> list[Frontier]:
     """The plots of every adversary that leaked somewhere; one that never did has no leakage to trade.
 
-    None where there are more rows than numbers that a plot takes. Of several after the same thing, the one that leaked furthest in most worlds is `chosen`.
+    None where there are more rows than a plot takes numbers. Of several adversaries after the same thing, the one that
+    leaked furthest in most worlds is `chosen`.
     """
     if len(matrix.rows) > _MOST:
         return []

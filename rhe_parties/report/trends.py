@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -43,12 +43,11 @@ def trends(matrix: Matrix) -> list[CurveFigure]:
     """A figure per numeric key of the grid and thing measured; none where a key has a single value."""
     figures = []
     for key in _numeric_keys(matrix):
-        figures += _figure(
-            matrix.cells, key, "accuracy of the classifier", lambda cells: (cells[0], _accuracy(cells[0]))
-        )
-        for place, column in enumerate(matrix.columns):
-            title = f"{printable(column.adversary)}: {column.label}"
-            figures += _figure(matrix.cells, key, title, lambda cells, at=place: (cells[at], _headline(cells[at])))
+        accuracies = [[(cells[0], _accuracy(cells[0])) for cells in matrix.cells if cells]]
+        columns = [[(cell, _headline(cell)) for cell in matrix.column_cells(column)] for column in matrix.columns]
+        titles = ["accuracy of the classifier", *(f"{printable(c.adversary)}: {c.label}" for c in matrix.columns)]
+        for title, measured in zip(titles, accuracies + columns, strict=True):
+            figures += _figure(measured, key, title)
     return figures
 
 
@@ -72,23 +71,17 @@ def _headline(cell: Cell) -> ResultRecord | None:
     return find(cell.shown.results, cell.column.statistic) if cell.shown is not None else None
 
 
-def _figure(
-    rows: Sequence[list[Cell]],
-    key: str,
-    title: str,
-    read: Callable[[list[Cell]], tuple[Cell, ResultRecord | None]],
-) -> list[CurveFigure]:
+def _figure(measured: Sequence[tuple[Cell, ResultRecord | None]], key: str, title: str) -> list[CurveFigure]:
     """One figure, or none where no line has two points or there are too many lines to tell apart."""
     lines: dict[str, list[tuple[float, str, ResultRecord]]] = {}
-    for cells in rows:
-        if not cells or cells[0].row.world is None:
+    for cell, result in measured:
+        values, world = dict(cell.row.entry.values), cell.row.world
+        if world is None or result is None or key not in values:
             continue
-        cell, result = read(cells)
-        values = dict(cells[0].row.entry.values)
-        if result is None or key not in values or not (math.isfinite(result.low) and math.isfinite(result.high)):
+        if not (math.isfinite(result.low) and math.isfinite(result.high)):
             continue
         others = [f"{name}={value}" for name, value in values.items() if name != key]
-        words = printable(", ".join([cells[0].row.world.name, *others]))
+        words = printable(", ".join([world.name, *others]))
         state = "" if result.statistic == "accuracy" else cell.state
         lines.setdefault(words, []).append((float(values[key]), state, result))
     series = [Series(words, sorted(points, key=lambda p: p[0])) for words, points in lines.items() if len(points) > 1]
@@ -137,7 +130,9 @@ def _line(line: Series, place: int, x: Scale, y: Scale) -> Markup:
         parts.append(tag("line", x1=at, x2=at, y1=y.at(result.low), y2=y.at(result.high), class_=f"whisker {state}"))
         parts.append(tag("circle", cx=at, cy=y.at(result.value), r=5, class_=f"dot {state}"))
     value, _, result = line.points[place % len(line.points)]
-    left, top = x.at(value) - 14, y.at(result.value) - 14
+    # Beside each other where lines run on each other.
+    left = min(max(x.at(value) - 14 + 20 * (place // len(line.points)), 12), WIDTH - 12)
+    top = max(y.at(result.value) - 14, 26)
     parts.append(tag("circle", cx=left, cy=top, r=9, class_=f"letter-back {line.state}"))
     parts.append(tag("text", chr(ord("A") + place), x=left, y=top + 4.5, class_="letter"))
     return tag("g", Markup("").join(parts))
