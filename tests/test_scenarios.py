@@ -107,6 +107,7 @@ def test_record_is_complete(quickstart: Record) -> None:
     assert {"torch", "ray", "tenseal"} <= set(quickstart.versions)
     assert dict(quickstart.threat_model)["corrupted parties"] == "model-host"
     assert _world(quickstart, "rhe").plan
+    assert _cell(quickstart, "rhe", "span-inversion").goal == "reconstruction", "blocked or not"
     assert all(m.total_bytes > 0 for w in quickstart.worlds for m in w.messages)
     assert quickstart.peak_memory_bytes
     example = _cell(quickstart, "none", "span-inversion").examples[0]

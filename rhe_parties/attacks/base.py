@@ -230,6 +230,9 @@ class Strategy(ABC):
     name: ClassVar[str] = ""
     summary: ClassVar[str] = ""
     source: ClassVar[str] = ""
+    #: What it is after: reconstruction, membership, property, extraction, inversion, keys, active, or a word of your
+    #: own. The report groups adversaries by it; without, by the statistics that their claims give.
+    goal: ClassVar[str] = ""
     needs: ClassVar[frozenset[Observation]] = frozenset()
     #: What `attack_ciphertexts` needs; empty when the strategy has no such variant.
     ciphertext_needs: ClassVar[frozenset[Observation]] = frozenset()

@@ -31,6 +31,7 @@ class CiphertextReuse(SideChannelStrategy):
     """
 
     name = "ciphertext-reuse"
+    goal = "reconstruction"
     summary = "looks for shared masks, structure and missing encryption in the host's bytes, and reads what they reveal"
     source = "two-time pad on ring-LWE masks; Fan and Vercauteren 2012, section 3"
 

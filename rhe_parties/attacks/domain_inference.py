@@ -39,6 +39,7 @@ class DomainInference(Strategy):
     """
 
     name = "domain-inference"
+    goal = "extraction"
     summary = "finds the private kind of images in a mixed, unlabelled pool by asking; then hard-label extraction"
     source = "adaptive domain inference, Gu and Chen 2023, arXiv 2312.15088"
     needs = frozenset({Observation.ORACLE})

@@ -33,6 +33,7 @@ class HardLabel(Strategy):
     """
 
     name = "hard-label"
+    goal = "extraction"
     summary = "the head from class decisions on chosen images, then span inversion"
     source = "version-space extraction; against arXiv 2505.14323v2, hard-label extraction"
     needs = frozenset({Observation.ORACLE})

@@ -18,6 +18,7 @@ class HeadReadout(Strategy):
     """
 
     name = "head-readout"
+    goal = "extraction"
     summary = "reads the head's weights where they are in the clear"
     source = "control"
     needs = frozenset({Observation.PLAIN_HEAD})

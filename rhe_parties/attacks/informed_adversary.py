@@ -29,6 +29,7 @@ class InformedAdversary(WhiteBoxStrategy):
     """
 
     name = "informed"
+    goal = "reconstruction"
     summary = "the one unknown training image from the weights and all the others, in closed form, then pixels"
     source = "Balle et al. 2022, arXiv 2201.04845"
     needs = WhiteBoxStrategy.needs | {Observation.KNOWN_IMAGES}

@@ -52,6 +52,7 @@ class InversionNetworkStrategy(Strategy):
     """
 
     name = "inversion-network"
+    goal = "inversion"
     summary = "classified images from released scores, by a network trained on shadow heads"
     source = "Yang et al. 2019, arXiv 1902.08552; semantic variant arXiv 2306.13965"
     needs = frozenset({Observation.RELEASED_SCORES})

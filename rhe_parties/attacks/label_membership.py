@@ -47,6 +47,7 @@ class LabelMembership(Strategy):
     """
 
     name = "label-membership"
+    goal = "membership"
     summary = "membership from decisions alone: robustness of a candidate's decision, calibrated by shadow heads"
     source = "Choquette-Choo et al. 2021, arXiv 2007.14321"
     needs = frozenset({Observation.ORACLE, Observation.CANDIDATES})

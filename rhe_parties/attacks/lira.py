@@ -57,6 +57,7 @@ class Lira(WhiteBoxStrategy):
     """
 
     name = "lira"
+    goal = "membership"
     summary = "membership: the likelihood ratio of a candidate's margin under shadow heads with and without it"
     source = "Carlini et al. 2022, arXiv 2112.03570"
     needs = WhiteBoxStrategy.needs | {Observation.CANDIDATES}
@@ -82,6 +83,7 @@ class LiraScores(Strategy):
     """
 
     name = "lira-scores"
+    goal = "membership"
     summary = "membership: the likelihood ratio of a candidate's margin, from scores released to a client"
     source = "Carlini et al. 2022, arXiv 2112.03570"
     needs = frozenset({Observation.ORACLE, Observation.ORACLE_SCORES, Observation.CANDIDATES})

@@ -31,6 +31,7 @@ class NtkDifference(WhiteBoxStrategy):
     """
 
     name = "ntk-difference"
+    goal = "reconstruction"
     summary = "training features from the difference of the weights after and before training, then pixels"
     source = "Loo et al. 2023, arXiv 2302.01428"
     needs = WhiteBoxStrategy.needs | {Observation.INITIAL_WEIGHTS}

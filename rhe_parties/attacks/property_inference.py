@@ -32,6 +32,7 @@ class PropertyInference(WhiteBoxStrategy):
     """
 
     name = "property-inference"
+    goal = "property"
     summary = "a property of the training set (class share, presence of a class, thickness) from the weights"
     source = "Ganju et al. 2018; Suri & Evans 2022, arXiv 2109.06024"
     needs = WhiteBoxStrategy.needs | {Observation.PROPERTY}

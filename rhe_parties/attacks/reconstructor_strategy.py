@@ -48,6 +48,7 @@ class ReconstructorStrategy(WhiteBoxStrategy):
     """
 
     name = "reconstructor"
+    goal = "reconstruction"
     summary = "a network trained on a stream of shadow heads draws images from the weights"
     source = "arXiv 2505.14323, reconstructor with softmin set loss (code of v1)"
     two_layer_needs = frozenset({Observation.TWO_LAYER_HEAD})

@@ -33,6 +33,7 @@ class SoftLabel(Strategy):
     """
 
     name = "soft-label"
+    goal = "extraction"
     summary = "the head from released logits by equation solving, then span inversion"
     source = "Tramèr et al. 2016, arXiv 1609.02943"
     needs = frozenset({Observation.ORACLE, Observation.ORACLE_SCORES})

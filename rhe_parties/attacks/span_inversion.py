@@ -87,6 +87,7 @@ class SpanInversion(WhiteBoxStrategy):
     """
 
     name = "span-inversion"
+    goal = "reconstruction"
     summary = "training features from the weights in closed form, then pixels by decoder and backbone"
     source = "span identity; against arXiv 2505.14323, section on reconstruction"
     two_layer_needs = frozenset({Observation.TWO_LAYER_HEAD})

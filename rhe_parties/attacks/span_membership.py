@@ -29,6 +29,7 @@ class SpanMembership(WhiteBoxStrategy):
     """
 
     name = "span-membership"
+    goal = "membership"
     summary = "membership: the likelihood of all weights with and without the candidate, in closed form"
     source = "span identity; against arXiv 2112.03570"
     needs = WhiteBoxStrategy.needs | {Observation.CANDIDATES}

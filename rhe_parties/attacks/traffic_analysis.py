@@ -74,6 +74,7 @@ class TrafficAnalysis(SideChannelStrategy):
     """
 
     name = "traffic-analysis"
+    goal = "reconstruction"
     summary = "regresses heads on sizes, counts and timing of encrypted traffic, no number in it being read"
     source = "length and timing side channels; Kocher 1996, Kelsey 2002"
     channel = Channel()

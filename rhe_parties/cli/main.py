@@ -72,11 +72,18 @@ def run_command(
 
 
 @app.command("report")
-def report_command(folder: Annotated[Path, typer.Argument(help="Folder of a run.")], json: AsJson = False) -> None:
+def report_command(
+    folder: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    export: Annotated[
+        Path | None,
+        typer.Option("--export", help="Folder for the matrix as CSV and LaTeX and all figures as SVG and PNG."),
+    ] = None,
+    json: AsJson = False,
+) -> None:
     """Show the table of a run again and write its report.html anew, from record.json alone."""
     from rhe_parties.cli.running import show_report
 
-    show_report(folder, json)
+    show_report(folder, json, export)
 
 
 @app.command("pretrain")

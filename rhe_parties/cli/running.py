@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from rhe_parties.errors import DataError, RheError
+from rhe_parties.report.export import export_record
 from rhe_parties.report.html import render_html
 from rhe_parties.report.record import Record, load_record
 from rhe_parties.report.table import FULL_WIDTH, render_table
@@ -61,8 +62,8 @@ def show_record(record: Record, folder: Path, as_json: bool) -> None:
     console.print(render_table(record, str(folder / "report.html"), console.width))
 
 
-def show_report(folder: Path, as_json: bool) -> None:
-    """Render a recorded run again.
+def show_report(folder: Path, as_json: bool, target: Path | None = None) -> None:
+    """Render a recorded run again, and export its tables and figures to `target`.
 
     Raises:
         DataError: no record there, or the folder cannot be written.
@@ -73,4 +74,7 @@ def show_report(folder: Path, as_json: bool) -> None:
         (place / "report.html").write_text(render_html(record), encoding="utf-8")
     except OSError as error:
         raise DataError(f"cannot write {str(place / 'report.html')!r}: {error.strerror}") from error
+    exported = export_record(record, target) if target is not None else []
     show_record(record, place, as_json)
+    if exported and not as_json:
+        typer.echo(f"Exported {len(exported)} files to {target}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -22,7 +23,16 @@ from rhe_parties.report.wording import (
     world_phrase,
 )
 
-__all__ = ["CurveFigure", "curve_figures", "interval_plots", "null_sentence", "rows_of", "score_figures"]
+__all__ = [
+    "CurveFigure",
+    "cell_curves",
+    "cell_scores",
+    "curve_figures",
+    "interval_plots",
+    "null_sentence",
+    "rows_of",
+    "score_figures",
+]
 
 # Rates that mean most to a reader, each with a plot of its own where the run measured it.
 _PLOTTED = (
@@ -119,7 +129,7 @@ def _figure(kind: _Kind, rows: list[tuple[str, str, CurveRecord]], folded: bool 
     for i, (line, (label, _, curve)) in enumerate(zip(lines, rows, strict=True)):
         rate = rate_at(curve, 0.01)
         at = "" if rate is None else f": {format_value('tpr_at_fpr_1pct', rate)} at 1 % false alarms"
-        legend.append((swatch_svg(line, i), label + at))
+        legend.append((swatch_svg(line.letter, line.state, i), label + at))
     words = "; ".join(f"{line.letter}, {text}" for line, (_, text) in zip(lines, legend, strict=True))
     drawing = roc_svg(f"{kind.title}, true against false positives. {words}", lines, kind.across, kind.up)
     return CurveFigure(kind.title, kind.reading, drawing, legend, folded)
@@ -135,8 +145,7 @@ def curve_figures(record: Record) -> list[CurveFigure]:
             pair = _strongest(world, kind.name)
             if pair is not None:
                 attack, curve = pair
-                state = "leaked" if attack.outcome == "leaked" else "not-leaked"
-                rows.append((f"{world_phrase(world)}, {attack_name(attack)}", state, curve))
+                rows.append((f"{world_phrase(world)}, {attack_name(attack)}", _state(attack), curve))
                 null = _curve(attack, f"null_{kind.name}")
                 if null is not None and (control is None or attack.outcome == "leaked"):
                     control = (f"Control: {attack_name(attack)} given an empty input", "null", null)
@@ -153,7 +162,7 @@ def _paper_figures(record: Record) -> list[CurveFigure]:
         if pair is None:
             continue
         attack = pair[0]
-        state = "leaked" if attack.outcome == "leaked" else "not-leaked"
+        state = _state(attack)
         names = [("np_roc", "all classes, counted"), ("np_roc_by_class", "fits for each class, counted")]
         names.append(("np_roc_analytic", "read off the fits"))
         classes = [c.name for c in attack.curves if c.name.startswith("np_roc_class_")]
@@ -176,21 +185,57 @@ def score_figures(record: Record) -> list[tuple[str, Markup]]:
     """Histograms of the scores of each world's strongest attack: (caption, drawing)."""
     figures = []
     for world in record.worlds:
-        for name, filled, outline in (
-            ("membership", "training images of the head", "other images"),
-            ("property", "heads with the second value", "heads with the first value"),
-        ):
-            shown = [(a, h) for a in world.attacks for h in a.histograms if h.name == name]
-            if not shown:
-                continue
-            attack, data = max(shown, key=lambda pair: (pair[0].outcome == "leaked", pair[0].adversary != BASELINE))
-            title = f"{world_phrase(world)}, {attack_name(attack)}: scores of {filled} and of {outline}"
-            state = "leaked" if attack.outcome == "leaked" else "not-leaked"
-            drawing = histogram_svg(title, data, state)
-            if drawing is not None:
-                caption = f"{world_phrase(world)}, {attack_name(attack)}. Filled: {filled}. Outline: {outline}."
-                figures.append((caption, drawing))
+        figures += _histograms(world.attacks, f"{world_phrase(world)}, ")
     return figures
+
+
+def _histograms(attacks: Sequence[AttackRecord], where: str) -> list[tuple[str, Markup]]:
+    """One histogram of each kind, of the strongest of the attacks that has it."""
+    figures = []
+    for name, filled, outline in (
+        ("membership", "training images of the head", "other images"),
+        ("property", "heads with the second value", "heads with the first value"),
+    ):
+        shown = [(a, h) for a in attacks for h in a.histograms if h.name == name]
+        if not shown:
+            continue
+        attack, data = max(shown, key=lambda pair: (pair[0].outcome == "leaked", pair[0].adversary != BASELINE))
+        title = f"{where}{attack_name(attack)}: scores of {filled} and of {outline}"
+        drawing = histogram_svg(title, data, _state(attack))
+        if drawing is not None:
+            figures.append((f"{where}{attack_name(attack)}. Filled: {filled}. Outline: {outline}.", drawing))
+    return figures
+
+
+def cell_scores(attacks: Sequence[AttackRecord]) -> list[tuple[str, Markup]]:
+    """Histograms of the scores of one adversary in one world: (caption, drawing)."""
+    return _histograms(attacks, "")
+
+
+def cell_curves(attacks: Sequence[AttackRecord], control: tuple[str, AttackRecord] | None = None) -> list[CurveFigure]:
+    """One figure per kind of curve with every variant of one adversary in one world.
+
+    Args:
+        control: words for, and the attack of, the same adversary where it succeeded.
+    """
+    figures = []
+    for kind in _KINDS:
+        rows: list[tuple[str, str, CurveRecord]] = []
+        for attack in attacks:
+            if (curve := _curve(attack, kind.name)) is not None:
+                rows.append((f"Here, {attack_name(attack)}", _state(attack), curve))
+        if not rows:
+            continue
+        if control is not None and (best := _curve(control[1], kind.name)) is not None:
+            rows.append((f"Positive control, {control[0]}", _state(control[1]), best))
+        nulls = [null for attack in attacks if (null := _curve(attack, f"null_{kind.name}")) is not None]
+        rows += [("Control: given an empty input", "null", null) for null in nulls[:1]]
+        figures.append(_figure(kind, rows))
+    return figures
+
+
+def _state(attack: AttackRecord) -> str:
+    return "leaked" if attack.outcome == "leaked" else "not-leaked"
 
 
 def interval_plots(record: Record) -> list[tuple[str, Markup]]:

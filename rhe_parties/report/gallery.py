@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from rhe_parties.report.record import AttackRecord, ExampleRecord, Record, World
 from rhe_parties.report.verdicts import BASELINE, Verdict
 from rhe_parties.report.wording import MISSING, attack_name, find, outcome_words, printable
 
-__all__ = ["STRIP", "Gallery", "galleries", "gallery_words"]
+__all__ = ["STRIP", "Gallery", "Panel", "cell_panels", "galleries", "gallery_words"]
 
 # Anything else in a record's image field could make the page fetch something.
 _PNG_URI = re.compile(r"data:image/png;base64,[A-Za-z0-9+/]+={0,2}")
@@ -103,6 +104,18 @@ def galleries(record: Record, found: list[Verdict]) -> list[Gallery]:
     return [
         Gallery(f"Head {head}", [_panel(record, world, attack, [head]) for world, attack in picks]) for head in heads
     ]
+
+
+def cell_panels(record: Record, world: WorldRecord, attacks: Sequence[AttackRecord]) -> list[Panel]:
+    """The pictures of one adversary in one world, a panel per variant: one head, or every head with a single image."""
+    panels = []
+    for attack in attacks:
+        shown = [example for example in attack.examples if example.claimed]
+        heads = list(dict.fromkeys(example.head_id for example in shown))
+        if heads:
+            alone = all(len(example.true) == 1 for example in shown)
+            panels.append(_panel(record, world, attack, heads if alone else heads[:1]))
+    return panels
 
 
 def _panel(record: Record, world: WorldRecord, attack: AttackRecord | None, heads: list[str]) -> Panel:

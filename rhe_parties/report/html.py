@@ -4,68 +4,56 @@ from __future__ import annotations
 
 import json
 import math
-import re
-from functools import cache
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
-
-from rhe_parties.report.evidence import curve_figures, interval_plots, null_sentence, rows_of, score_figures
+from rhe_parties.report.evidence import curve_figures, interval_plots, score_figures
 from rhe_parties.report.exposure import LANES, exposure
-from rhe_parties.report.figures import eye_svg, sequence_svg
-from rhe_parties.report.gallery import STRIP, galleries, gallery_words
+from rhe_parties.report.figures import sequence_svg
+from rhe_parties.report.gallery import galleries, gallery_words
+from rhe_parties.report.goals import acting
+from rhe_parties.report.matrix import Matrix, matrix_of
+from rhe_parties.report.matrix_words import matrix_context
 from rhe_parties.report.meanings import STATISTICS, is_baseline, statistic
-from rhe_parties.report.record import AttackRecord, Record, ResultRecord, WorldRecord
-from rhe_parties.report.verdicts import (
-    Verdict,
-    control_sentences,
-    deciding_result,
-    error_sentence,
-    headline,
-    is_twin,
-    verdicts,
-)
+from rhe_parties.report.page import template
+from rhe_parties.report.record import AttackRecord, Record, WorldRecord
+from rhe_parties.report.verdicts import BASELINE, Verdict, control_sentences, error_sentence, headline, verdicts
 from rhe_parties.report.wording import (
     MISSING,
     WorldCost,
-    attack_name,
     encrypted,
     find,
     format_interval,
     format_value,
-    kind_words,
     on_members,
-    outcome_words,
     party_words,
-    printable,
     seconds_text,
     size_text,
     world_cost,
-    world_phrase,
     world_release,
 )
 
 __all__ = ["render_html"]
 
-# "[98.9, 100]" must not be torn apart at the end of a line.
-_INTERVAL = re.compile(r"(\[[-\d.,<>]+,) (?=[-\d.<>]+\])")
-
 
 def render_html(record: Record) -> str:
     """The report of a run as one HTML page that works offline, in print and without colour."""
     found = verdicts(record)
-    return _template().render(
+    matrix = matrix_of(record)
+    controls = control_sentences(record)
+    return template("report.html.j2").render(
         record=record,
         title=f"{record.scenario}: who can learn what about the private training images?",
         problem=error_sentence(record) if record.status != "ok" else "",
         verdicts=found,
         headline=headline(found),
-        controls=control_sentences(record),
+        **matrix_context(matrix, controls),
         seat=" and ".join(map(party_words, record.corrupted)),
         galleries=galleries(record, found),
         gallery_words=gallery_words(record),
-        curves=curve_figures(record),
-        scores=score_figures(record),
+        # A line per world is too many for one plot where there is a matrix: its cells show their own.
+        curves=curve_figures(record) if matrix is None else [],
+        scores=score_figures(record) if matrix is None else [],
+        listed=[(world, _listed(world, matrix)) for world in record.worlds],
         sequences=[(world, sequence_svg(world, record.corrupted)) for world in record.worlds if world.messages],
         exposures=[
             (
@@ -78,58 +66,21 @@ def render_html(record: Record) -> str:
             if world.messages
         ],
         lanes=LANES,
+        big=_big_number,
         plots=interval_plots(record),
         utility=_utility_rows(record),
         meanings=_meanings(record),
         utility_meanings=[(s.label, s.meaning) for n, s in STATISTICS.items() if n in _utility_names(record)],
         tables=_setting_tables(record),
         parameters=_parameters(record),
+        acting=acting(record),
         any_encrypted=any(map(encrypted, record.worlds)),
     )
 
 
-@cache
-def _template() -> Template:
-    environment = Environment(
-        loader=PackageLoader("rhe_parties.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        # Control characters have no place in HTML either.
-        finalize=lambda value: _clean(value) if type(value) is str else value,
-    )
-    environment.globals.update(
-        eye=eye_svg(),
-        MISSING=MISSING,
-        STRIP=STRIP,
-        find=find,
-        deciding_result=deciding_result,
-        big=_big_number,
-        cost=world_cost,
-    )
-    environment.filters.update(
-        value=lambda result: format_value(result.statistic, result.value),
-        interval=format_interval,
-        chance=lambda result: format_value(result.statistic, result.chance),
-        baseline=lambda result: statistic(result.statistic).baseline,
-        label=_label,
-        rows=rows_of,
-        null=null_sentence,
-        size=lambda count: MISSING if count is None else size_text(count),
-        seconds=seconds_text,
-        party=party_words,
-        outcome=outcome_words,
-        phrase=world_phrase,
-        about=lambda world: "the same messages without encryption, for comparison" if is_twin(world) else world.summary,
-        attack_name=attack_name,
-        kind=kind_words,
-    )
-    return environment.get_template("report.html.j2")
-
-
-def _label(result: ResultRecord, attack: AttackRecord) -> str:
-    return statistic(result.statistic, on_members(attack)).label
+def _listed(world: WorldRecord, matrix: Matrix | None) -> list[AttackRecord]:
+    """The attacks whose numbers stand under their world: beside a matrix, only the one that is not in it."""
+    return [attack for attack in world.attacks if matrix is None or attack.adversary == BASELINE]
 
 
 def _meanings(record: Record) -> list[tuple[str, str]]:
@@ -145,11 +96,6 @@ def _meanings(record: Record) -> list[tuple[str, str]]:
     ordered = sorted(used, key=lambda item: (known.index(item[0]) if item[0] in known else len(known), item))
     words = [statistic(name, members) for name, members in ordered]
     return list(dict.fromkeys((w.label, w.meaning) for w in words if w.meaning))
-
-
-def _clean(text: str) -> str:
-    lines = "\n".join(map(printable, text.split("\n")))
-    return _INTERVAL.sub("\\1\N{NO-BREAK SPACE}", lines.replace(" %", "\N{NO-BREAK SPACE}%"))
 
 
 def _big_number(verdict: Verdict) -> dict[str, Any] | None:
@@ -184,6 +130,8 @@ def _utility_rows(record: Record) -> list[tuple[str, list[str]]]:
         ("one head, as sent to the host", [_size(cost.head) for cost in costs]),
         ("request", [_each(cost.request, cost) for cost in costs]),
         ("reply", [_each(cost.reply, cost) for cost in costs]),
+        ("host's and key holder's work on one image", [_time(cost.answering) for cost in costs]),
+        ("data owner's work on one head", [_time(cost.training) for cost in costs]),
         ("all messages", [f"{cost.messages:,} ({size_text(cost.total_bytes)})" for cost in costs]),
         ("inputs scaled down to the public norm", [f"{world.saturated_inputs:,}" for world in worlds]),
         ("time", [seconds_text(world.seconds) for world in worlds]),
@@ -200,6 +148,10 @@ def _utility_cell(world: WorldRecord, name: str) -> str:
 
 def _size(count: float | None) -> str:
     return MISSING if count is None else size_text(count)
+
+
+def _time(seconds: float | None) -> str:
+    return MISSING if seconds is None else seconds_text(seconds)
 
 
 def _each(count: float | None, cost: WorldCost) -> str:

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from rhe_parties.report.record import CurveRecord, HistogramRecord
 from rhe_parties.report.svg import WIDTH, svg, tag
 
-__all__ = ["Line", "drawable", "histogram_svg", "rate_at", "roc_svg", "swatch_svg"]
+__all__ = ["Line", "drawable", "histogram_svg", "line_dash", "rate_at", "roc_svg", "swatch_svg"]
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50.0, WIDTH - 14.0, 28.0, 268.0
 _LOWEST = 1e-4
@@ -119,22 +119,23 @@ def _line(line: Line, place: int, count: int, start: float) -> Markup:
     x, y = points[min(int((0.08 + 0.66 * (place + 0.5) / count) * len(points)), len(points) - 1)]
     return tag(
         "g",
-        tag("path", d=_path(points), class_=f"curve {line.state}", stroke_dasharray=_dash(place))
+        tag("path", d=_path(points), class_=f"curve {line.state}", stroke_dasharray=line_dash(place))
         + tag("circle", cx=x, cy=y, r=9, class_=f"letter-back {line.state}")
         + tag("text", line.letter, x=x, y=y + 4.5, class_="letter"),
     )
 
 
-def _dash(place: int) -> str:
+def line_dash(place: int) -> str:
+    """The dashes of a plot's line by its number."""
     return _DASHES[place % len(_DASHES)] or "none"
 
 
-def swatch_svg(line: Line, place: int) -> Markup:
-    """A short piece of a line for the legend, with its letter."""
+def swatch_svg(letter: str, state: str, place: int) -> Markup:
+    """A short piece of a plot's line for the legend, with its letter; `place` is its number in the plot."""
     return Markup('<svg class="swatch" viewBox="0 0 52 20" aria-hidden="true">{}</svg>').format(
-        tag("path", d="M1 10H51", class_=f"curve {line.state}", stroke_dasharray=_dash(place))
-        + tag("circle", cx=26, cy=10, r=9, class_=f"letter-back {line.state}")
-        + tag("text", line.letter, x=26, y=14.5, class_="letter")
+        tag("path", d="M1 10H51", class_=f"curve {state}", stroke_dasharray=line_dash(place))
+        + tag("circle", cx=26, cy=10, r=9, class_=f"letter-back {state}")
+        + tag("text", letter, x=26, y=14.5, class_="letter")
     )
 
 

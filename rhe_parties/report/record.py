@@ -106,10 +106,11 @@ def _brief(values: AnyArray) -> list[float]:
 
 
 class AttackRecord(_Strict):
-    """One strategy in one world."""
+    """One strategy in one world; `goal` is what it is after, "" where the strategy does not declare it."""
 
     adversary: str
     summary: str = ""
+    goal: str = ""
     variant: Literal["as-is", "ciphertext"]
     outcome: Literal["leaked", "not-leaked", "blocked", "error", "not-applicable"]
     missing: list[str] = []
@@ -137,7 +138,9 @@ class MessageRecord(_Strict):
 class WorldRecord(_Strict):
     """One defence setting: utility, cost, and every attack on it.
 
-    `plan` are (name, value) rows of the encryption's plan, empty without encryption. `utility` holds the statistics
+    `plan` are (name, value) rows of the encryption's plan, empty without encryption. `privacy` are (name, value) facts
+    of what the defence guarantees, such as ε with its δ, sampling rate and steps; `epsilon` is the number of them that
+    plots use. `utility` holds the statistics
     `accuracy`, `float_agreement` (decisions equal to those of the float head) and, under an exact scheme,
     `twin_agreement` (equal to those of the integer twin, which must be 1).
     """
@@ -152,6 +155,8 @@ class WorldRecord(_Strict):
     utility: list[ResultRecord] = []
     saturated_inputs: int = 0
     plan: list[tuple[str, str]] = []
+    privacy: list[tuple[str, str]] = []
+    epsilon: float | None = None
     messages: list[MessageRecord] = []
     attacks: list[AttackRecord] = []
     seconds: float = 0.0

@@ -21,12 +21,12 @@ def _text(value: str | float) -> str:
     return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
 
 
-def svg(height: float, label: str, css: str, *content: Markup) -> Markup:
-    """A drawing of the common width; `label` is what a screen reader says of it."""
+def svg(height: float, label: str, css: str, *content: Markup, width: float = WIDTH) -> Markup:
+    """A drawing, of the common width unless told otherwise; `label` is what a screen reader says of it."""
     return tag(
         "svg",
         Markup("").join([tag("title", label), *content]),
-        class_=css, viewBox=f"0 0 {WIDTH} {math.ceil(height)}", role="img", aria_label=label,
+        class_=css, viewBox=f"0 0 {math.ceil(width)} {math.ceil(height)}", role="img", aria_label=label,
     )  # fmt: skip
 
 

@@ -10,8 +10,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from rhe_parties.report.matrix import matrix_of
 from rhe_parties.report.meanings import statistic
 from rhe_parties.report.record import AttackRecord, Record, WorldRecord
+from rhe_parties.report.table_matrix import matrix_table
 from rhe_parties.report.verdicts import Verdict, control_sentences, deciding_result, error_sentence, verdicts
 from rhe_parties.report.wording import (
     MISSING,
@@ -84,6 +86,9 @@ def render_table(record: Record, report: str = "", width: int = FULL_WIDTH) -> R
     if record.threat_model:
         parts += [Text(), _threat(record)]
     if record.worlds:
+        matrix = matrix_of(record)
+        if matrix is not None:
+            parts += [_heading("Who can learn what"), matrix_table(matrix, width)]
         parts += [_heading("What each adversary learned"), _attacks(record, narrow)]
         parts += [_heading("What it costs"), _costs(record, narrow)]
         parts += [_heading("In words"), _words(record)]

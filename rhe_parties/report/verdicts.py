@@ -121,7 +121,7 @@ def headline(found: list[Verdict]) -> str:
     said = []
     leaks = [verdict for verdict in found if verdict.state == "leaked"]
     if leaks:
-        said.append(f"{_spoils(leaks)} leaked {_places(leaks, len(found))}")
+        said.append(_leaked(leaks, len(found)))
     for state, words in (
         ("not-leaked", "no attack did better than chance"),
         ("blocked", "no attack could start"),
@@ -134,13 +134,21 @@ def headline(found: list[Verdict]) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _spoils(leaks: list[Verdict]) -> str:
-    return spoils([(v.result, v.attack) for v in leaks if v.result is not None and v.attack is not None])
+def _leaked(leaks: list[Verdict], total: int) -> str:
+    """What leaked where: each world under what its strongest leak gave away."""
+    by_spoils: dict[str, list[Verdict]] = {}
+    for verdict in leaks:
+        pair = [(verdict.result, verdict.attack)] if verdict.result is not None and verdict.attack is not None else []
+        by_spoils.setdefault(spoils(pair), []).append(verdict)
+    (first, worlds), *others = by_spoils.items()
+    parts = [f"{first} leaked {_places(worlds, total)}"]
+    parts += [f"{text[0].lower()}{text[1:]} {_places(worlds, total)}" for text, worlds in others]
+    return ", ".join(parts)
 
 
 def _places(found: list[Verdict], total: int) -> str:
     """Where, in words; counted where naming the worlds would be longer than the message."""
-    if len(found) > 2:
+    if len(found) > 2 or (len(found) == 2 and total > 4):
         return f"in {len(found)} of {total} worlds"
     phrases = [world_phrase(verdict.world) for verdict in found]
     parts = [phrase[0].lower() + phrase[1:] for phrase in phrases]

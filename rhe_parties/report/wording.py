@@ -207,8 +207,9 @@ def world_release(world: WorldRecord, default: str) -> str:
 class WorldCost:
     """Bytes of one head and, per decided image, of request and reply; None where no such message was sent.
 
-    `predictions` is None where the record does not say how many images were decided; then request and reply
-    are per message.
+    `answering` are the seconds that host and key holder work on one decided image, the backbone included; `training`
+    those that the data owner works on one head, its encryption included. `predictions` is None where the record does
+    not say how many images were decided; then request and reply are per message, and nobody knows `answering`.
     """
 
     messages: int
@@ -217,6 +218,8 @@ class WorldCost:
     head: float | None
     request: float | None
     reply: float | None
+    answering: float | None
+    training: float | None
 
 
 def world_cost(world: WorldRecord) -> WorldCost:
@@ -229,6 +232,10 @@ def world_cost(world: WorldRecord) -> WorldCost:
         parts = per if per is not None else sum(m.count for m in chosen)
         return sum(m.total_bytes for m in chosen) / parts if chosen and parts else None
 
+    def seconds(kinds: tuple[str, ...], per: int | None) -> float | None:
+        spent = sum(m.handled_seconds for m in world.messages if m.kind in kinds)
+        return spent / per if per and spent > 0 else None
+
     return WorldCost(
         messages=sum(m.count for m in world.messages),
         total_bytes=sum(m.total_bytes for m in world.messages),
@@ -236,4 +243,6 @@ def world_cost(world: WorldRecord) -> WorldCost:
         head=mean(("plain_head", "two_layer_head", "encrypted_head"), None),
         request=mean(("classify_request",), predictions),
         reply=mean(("classify_response",), predictions),
+        answering=seconds(("classify_request", "classify_response"), predictions),
+        training=seconds(("train_head",), sum(m.count for m in world.messages if m.kind == "train_head")),
     )

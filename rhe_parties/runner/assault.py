@@ -90,6 +90,7 @@ def attack(
         {
             "adversary": attacker.reference,
             "summary": attacker.strategy.summary,
+            "goal": attacker.strategy.goal,
             "variant": variant,
             "outcome": "error" if report.outcome == "claim" else report.outcome,
             "missing": list(report.missing),
