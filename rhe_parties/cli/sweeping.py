@@ -53,6 +53,7 @@ def sweep_command(
     """
     from rhe_parties.runner.parameters import parse_assignments, read_parameter_file
     from rhe_parties.runner.scenario import default_folder, load_scenario
+    from rhe_parties.sweep.campaign import Campaign
     from rhe_parties.sweep.driver import Interrupted, SweepRequest, sweep
     from rhe_parties.sweep.grid import parse_grid
 
@@ -60,6 +61,8 @@ def sweep_command(
         raise ParameterError(f"parallel {parallel} is not allowed (allowed: 1 or more)")
     values = parse_grid(grid or [])
     loaded = load_scenario(scenario)
+    if isinstance(loaded, Campaign):
+        raise ParameterError(f"{str(scenario)!r} has parts of its own, which are Ray tasks already: use rhe run")
     given: dict[str, Any] = read_parameter_file(parameters) if parameters is not None else {}
     given |= parse_assignments(parameter or [])
     place = out if out is not None else str(default_folder(f"{loaded.name}-sweep"))

@@ -60,6 +60,8 @@ class Defence(ABC):
     encrypts: ClassVar[bool] = False
     #: Whether it protects heads with a hidden layer too, and not just linear ones.
     two_layers: ClassVar[bool] = True
+    #: Whether its recipe changes the rule of training itself, and not just numbers in it.
+    own_rule: ClassVar[bool] = False
 
     @dataclass(frozen=True)
     class Options:
@@ -88,6 +90,11 @@ class Defence(ABC):
         """What a reader of the report should know of the defence as it is in force, for sets of so many images."""
         del recipe, images
         return []
+
+    def epsilon(self, recipe: AnyRecipe, images: int) -> float | None:
+        """The ε of differential privacy that it guarantees for sets of so many images; None: no such guarantee."""
+        del recipe, images
+        return None
 
     # ---- at training: the data owner -------------------------------------------------------------------------
 
@@ -124,7 +131,7 @@ class Defence(ABC):
     @classmethod
     def trains(cls) -> bool:
         """Whether it trains heads in a way of its own, which only one defence of a world can."""
-        return cls.train is not Defence.train or cls.train_two_layer is not Defence.train_two_layer
+        return cls.own_rule or cls.train is not Defence.train or cls.train_two_layer is not Defence.train_two_layer
 
     @classmethod
     def acts_on_release(cls) -> bool:

@@ -91,15 +91,19 @@ class DpSgd(Defence):
 
         return float(self.options.delta) or usual_delta(images)
 
-    def facts(self, recipe: AnyRecipe, images: int) -> list[Fact]:
-        """See `Defence.facts`."""
+    def epsilon(self, recipe: AnyRecipe, images: int) -> float:
+        """See `Defence.epsilon`."""
         from rhe_parties.model.dp import epsilon
 
         mechanism = _mechanism(recipe)
+        return epsilon(mechanism, mechanism.steps_of(recipe.epochs), self._delta(images))
+
+    def facts(self, recipe: AnyRecipe, images: int) -> list[Fact]:
+        """See `Defence.facts`."""
+        mechanism = _mechanism(recipe)
         delta = self._delta(images)
-        spent = epsilon(mechanism, mechanism.steps_of(recipe.epochs), delta)
         return [
-            ("epsilon", f"{spent:.3g}"),
+            ("epsilon", f"{self.epsilon(recipe, images):.3g}"),
             ("delta", f"{delta:.3g}" + ("" if delta < 0.1 / images else f", weak: 1/N is {1 / images:.3g}")),
             ("sampling rate", f"{mechanism.sampling_rate:g}"),
             ("steps", f"{mechanism.steps_of(recipe.epochs)}"),

@@ -24,6 +24,7 @@ class RelaxLoss(Defence):
     summary = "training holds the loss at a target, so that members do not stand out; weights in the clear"
     source = "Chen, Yu, Fritz 2022, arXiv 2207.05801"
     two_layers = False
+    own_rule = True
 
     @dataclass(frozen=True)
     class Options:

@@ -207,6 +207,8 @@ def _world_record(world: World, parameters: Parameters) -> WorldRecord:
         summary=world.describe(parameters),
         scheme=world.scheme,
         plan=plan,
+        privacy=list(world.facts),
+        epsilon=world.epsilon,
     )
 
 

@@ -61,6 +61,7 @@ class World:
         plan: of the encrypted head.
         recipe: how heads are trained here.
         facts: about the defences in force.
+        epsilon: that they guarantee; None without a guarantee.
     """
 
     name: str
@@ -72,6 +73,7 @@ class World:
     plan: HeadPlan | None = None
     recipe: Recipe | BatchRecipe | None = None
     facts: tuple[Fact, ...] = ()
+    epsilon: float | None = None
 
     def threat_model(self, general: ThreatModel) -> ThreatModel:
         """The run's threat model as it is in this world."""
@@ -102,7 +104,8 @@ class World:
             for applied, defence in zip(self.defences, built, strict=True)
         )
         facts = tuple(fact for defence in built for fact in defence.facts(recipe, public.set_size))
-        return dataclasses.replace(self, recipe=recipe, defences=fitted, facts=facts)
+        spent = [found for defence in built if (found := defence.epsilon(recipe, public.set_size)) is not None]
+        return dataclasses.replace(self, recipe=recipe, defences=fitted, facts=facts, epsilon=min(spent, default=None))
 
     def describe(self, parameters: Parameters) -> str:
         """The defences in words, and what this world lets the adversary have besides."""

@@ -23,7 +23,7 @@ from rhe_parties.runner.scenario import Scenario
 from rhe_parties.runner.world import resolve_worlds
 from rhe_parties.threat.model import ThreatModel
 
-__all__ = ["MAX_CELLS", "Cell", "make_cells", "parse_grid"]
+__all__ = ["CELL_DEFAULTS", "MAX_CELLS", "Cell", "check_names", "make_cells", "parse_grid"]
 
 MAX_CELLS = 100_000
 #: What a cell has where neither scenario nor user says otherwise: one process, one thread, as many cells side by side.
@@ -170,8 +170,18 @@ class _Names:
 
 
 def _check(names: _Names) -> dict[str, str]:
-    """Refuse unknown names, and read the texts of plug-ins that come from files."""
-    p = Parameters.model_validate_json(names.text)
+    return check_names(Parameters.model_validate_json(names.text))
+
+
+def check_names(p: Parameters) -> dict[str, str]:
+    """Refuse unknown names, and read the texts of plug-ins that come from files.
+
+    Returns:
+        Text of each such plug-in by its reference.
+
+    Raises:
+        ParameterError, PluginError: the nearest name is suggested.
+    """
     if p.transport != "local":
         raise ParameterError(
             f"transport={p.transport!r} is not allowed in a sweep: each cell is one process (allowed: local)"
