@@ -9,15 +9,22 @@ from __future__ import annotations
 import importlib.metadata
 import sys
 import types
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 from rhe_parties.errors import PluginError, unknown_name
 
-__all__ = ["CatalogueEntry", "Registry", "is_file_reference", "read_plugin_source"]
+__all__ = ["CatalogueEntry", "Registry", "carried_sources", "is_file_reference", "read_plugin_source"]
 
 T = TypeVar("T")
+
+# Texts of plug-ins that came with the work, for a machine that lacks their files.
+_CARRIED: ContextVar[Mapping[str, str]] = ContextVar("carried plug-in sources", default=MappingProxyType({}))
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,16 @@ def is_file_reference(name: str) -> bool:
     return bool(colon) and path.endswith(".py") and attribute.isidentifier()
 
 
+@contextmanager
+def carried_sources(sources: Mapping[str, str]) -> Iterator[None]:
+    """Inside a `with` block, plug-ins are read from `sources` (text by file reference) before any file is sought."""
+    token = _CARRIED.set(sources)
+    try:
+        yield
+    finally:
+        _CARRIED.reset(token)
+
+
 def read_plugin_source(name: str) -> str:
     """The text behind a file reference, or "" for a registered name.
 
@@ -43,6 +60,9 @@ def read_plugin_source(name: str) -> str:
     """
     if not is_file_reference(name):
         return ""
+    carried = _CARRIED.get().get(name)
+    if carried is not None:
+        return carried
     path = Path(name.rpartition(":")[0])
     try:
         return path.read_text(encoding="utf-8")

@@ -20,6 +20,7 @@ from rhe_parties.cli.benching import bench
 from rhe_parties.cli.fuzzing import fuzz_command
 from rhe_parties.cli.listing import list_command
 from rhe_parties.cli.planning import plan_command
+from rhe_parties.cli.sweeping import sweep_command
 from rhe_parties.errors import RheError, UserError
 
 __all__ = ["app", "main", "run_as_program"]
@@ -39,6 +40,7 @@ bench.command("reconstruct")(reconstruct_command)
 bench.command("shadows")(shadows_command)
 app.add_typer(bench)
 app.command("plan")(plan_command)
+app.command("sweep")(sweep_command)
 
 Assignments = Annotated[
     list[str] | None, typer.Option("-p", "--parameter", metavar="KEY=VALUE", help="Set a parameter.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from rhe_parties.report.html import render_html
 from rhe_parties.report.record import Record, load_record
 from rhe_parties.report.table import FULL_WIDTH, render_table
 from rhe_parties.runner.parameters import parse_assignments, read_parameter_file
-from rhe_parties.runner.scenario import default_folder, load_scenario
+from rhe_parties.runner.scenario import default_folder, load_scenario, repeat_command
 
 __all__ = ["fail_on_errors", "run_scenario", "show_record", "show_report"]
 
@@ -36,7 +35,7 @@ def run_scenario(
         given["address"] = address
     folder = out if out is not None else default_folder(scenario.name)
     try:
-        record = scenario.run(out=folder, command=_command(file, given), **given)
+        record = scenario.run(out=folder, command=repeat_command(file, given), **given)
     except KeyboardInterrupt:
         raise RheError(f"interrupted; what was done until then is in {str(folder)!r}") from None
     show_record(record, folder, as_json)
@@ -50,15 +49,6 @@ def fail_on_errors(record: Record) -> None:
         names = ", ".join(sorted({cell.adversary for cell in failed}))
         typer.echo(f"rhe: {len(failed)} attack cells failed ({names}); everything else is kept", err=True)
         raise typer.Exit(1)
-
-
-def _command(file: Path, given: dict[str, Any]) -> str:
-    """The command that repeats the run, every given parameter spelled out."""
-    parts = ["rhe", "run", str(file)]
-    for key, value in given.items():
-        text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-        parts += ["-p", f"{key}={text}"]
-    return shlex.join(parts)
 
 
 def show_record(record: Record, folder: Path, as_json: bool) -> None:

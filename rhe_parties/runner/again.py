@@ -11,13 +11,13 @@ from typing import Any
 from rhe_parties.errors import DataError
 from rhe_parties.messages import decode
 from rhe_parties.messages.payloads import ClientAdmitted
-from rhe_parties.report.record import Record, load_record, save_record
+from rhe_parties.report.record import Record, load_record
 from rhe_parties.runner.assault import attack
 from rhe_parties.runner.parameters import resolve_parameters
 from rhe_parties.runner.plan import Laboratory, prepare
 from rhe_parties.runner.progress import Reporter
 from rhe_parties.runner.seats import adversary_setup
-from rhe_parties.runner.session import RunRequest, describe, open_transport, recorded
+from rhe_parties.runner.session import RunRequest, describe, keep, open_transport, recorded
 from rhe_parties.threat.model import ADVERSARY
 from rhe_parties.threat.transcript import Transcript
 from rhe_parties.threat.view import AdversaryView, build_view
@@ -98,7 +98,7 @@ def _again(old: Record, transcript: Transcript, request: RunRequest, record: Rec
             for attacker in lab.attackers:
                 for variant in attacker.variants:
                     cell.attacks.append(attack(lab, world, attacker, variant, view, board, reporter))
-            save_record(record, request.out / "record.json")
+            keep(request, record)
 
 
 def _without_grants(view: AdversaryView) -> AdversaryView:

@@ -29,9 +29,14 @@ class Update(Protocol):
 
 
 class Reporter:
-    """Progress bars on standard error (so that `--json` stays clean), and the seconds of each stage."""
+    """Progress bars on standard error (so that `--json` stays clean), and the seconds of each stage.
 
-    def __init__(self, quiet: bool = False) -> None:
+    Args:
+        quiet: show nothing.
+        pace_seconds: the time left is estimated from the pace of so many last seconds.
+    """
+
+    def __init__(self, quiet: bool = False, pace_seconds: float = 30.0) -> None:
         self._progress = Progress(
             TextColumn("{task.description:<44}"),
             BarColumn(bar_width=24),
@@ -42,6 +47,7 @@ class Reporter:
             console=Console(stderr=True),
             disable=quiet,
             refresh_per_second=4,
+            speed_estimate_period=pace_seconds,
         )
         self.stages: list[tuple[str, float]] = []
 
@@ -68,7 +74,7 @@ class Reporter:
 
         try:
             yield update
-        finally:
-            self.stages.append((name, time.perf_counter() - started))
             final = total if total is not None else 1
             self._progress.update(task, completed=final, total=final, description=name)
+        finally:
+            self.stages.append((name, time.perf_counter() - started))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import runpy
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from rhe_parties.report.record import Record
 from rhe_parties.runner.parameters import Parameters, resolve_parameters
 from rhe_parties.runner.session import RunRequest, run
 
-__all__ = ["Scenario", "load_scenario"]
+__all__ = ["Scenario", "default_folder", "load_scenario", "repeat_command"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,15 @@ class Scenario:
 def default_folder(name: str) -> Path:
     """A new folder below `runs/` that no earlier run wrote to."""
     return Path("runs") / f"{name}-{dt.datetime.now().strftime('%Y%m%d-%H%M%S')}"
+
+
+def repeat_command(file: Path | str, given: Mapping[str, Any]) -> str:
+    """The command that repeats a run, every given parameter spelled out."""
+    parts = ["rhe", "run", str(file)]
+    for key, value in given.items():
+        text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+        parts += ["-p", f"{key}={text}"]
+    return shlex.join(parts)
 
 
 def load_scenario(path: Path) -> Scenario:

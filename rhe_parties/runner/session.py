@@ -33,20 +33,23 @@ from rhe_parties.threat.model import ADVERSARY
 from rhe_parties.threat.transcript import Transcript
 from rhe_parties.transport import RayOptions, Transport, make_transport
 
-__all__ = ["RunRequest", "describe", "open_transport", "recorded", "run"]
+__all__ = ["RunRequest", "describe", "keep", "open_transport", "package_versions", "reason", "recorded", "run"]
 
 _PACKAGES = ("rhe-parties", "ray", "torch", "torchvision", "tenseal", "numpy", "protobuf", "scikit-learn")
 
 
 @dataclass(frozen=True)
 class RunRequest:
-    """What to run: the scenario's name and summary, its parameters, where to put the results, and how it was asked."""
+    """What to run: the scenario's name and summary, its parameters, where to put the results, and how it was asked.
+
+    Without a folder (`out` None) nothing is written: the record that `run` returns is all there is.
+    """
 
     scenario: str
     summary: str
     parameters: Parameters
     given: dict[str, Any]
-    out: Path
+    out: Path | None
     command: str
     quiet: bool = False
 
@@ -74,7 +77,8 @@ def recorded(request: RunRequest, work: Work, save: Callable[[RunRequest, Record
     Raises:
         UserError, RheError, KeyboardInterrupt: what the work raised, after record and report have been written.
     """
-    _make_folder(request.out)
+    if request.out is not None:
+        _make_folder(request.out)
     record = _new_record(request)
     started = time.perf_counter()
     one_blas_thread()
@@ -86,7 +90,7 @@ def recorded(request: RunRequest, work: Work, save: Callable[[RunRequest, Record
         record.status = "ok"
     except BaseException as error:
         record.status = "error"
-        record.error = _reason(error)
+        record.error = reason(error)
         raise
     finally:
         record.seconds = time.perf_counter() - started
@@ -102,7 +106,7 @@ def _run(transcript: Transcript, request: RunRequest, record: Record, reporter: 
     with reporter.stage("data, backbone and plan", 1.0):
         lab = prepare(request.parameters)
     describe(lab, record)
-    save_record(record, request.out / "record.json")
+    keep(request, record)
     with open_transport(request.parameters, reporter) as transport:
         with reporter.stage("seating the adversary", 1.0):
             transport.seat(ADVERSARY, adversary_setup(lab), request.parameters.party_timeout)
@@ -113,9 +117,15 @@ def _run(transcript: Transcript, request: RunRequest, record: Record, reporter: 
                 run_world(lab, world, transport, transcript, reporter, cell)
                 attack_world(lab, world, transport, transcript, reporter, cell)
             except BaseException as error:
-                cell.status, cell.error = "error", _reason(error)
+                cell.status, cell.error = "error", reason(error)
                 raise
-            save_record(record, request.out / "record.json")
+            keep(request, record)
+
+
+def keep(request: RunRequest, record: Record) -> None:
+    """Write the record as far as it has come, where the run has a folder."""
+    if request.out is not None:
+        save_record(record, request.out / "record.json")
 
 
 def open_transport(parameters: Parameters, reporter: Reporter) -> Transport:
@@ -145,13 +155,14 @@ def _new_record(request: RunRequest) -> Record:
         parameters_given=request.given,
         started=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         seeds={"root": request.parameters.seed},
-        versions={"python": platform.python_version()} | _versions(),
+        versions=package_versions(),
         machine={"system": f"{platform.system()} {platform.machine()}", "cores": str(os.cpu_count() or 0)},
     )
 
 
-def _versions() -> dict[str, str]:
-    found = {}
+def package_versions() -> dict[str, str]:
+    """Versions by name of Python and of the packages that numbers depend on."""
+    found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
@@ -198,13 +209,16 @@ def _world_record(world: World, parameters: Parameters) -> WorldRecord:
     )
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
+    """Why a run or a part of it failed, in the words of its record."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted by the user"
     return str(error) if isinstance(error, RheError) else f"{type(error).__name__}: {error}"
 
 
 def _save_transcript(transcript: Transcript, request: RunRequest, record: Record) -> None:
+    if request.out is None:
+        return
     path = request.out / "transcript.binpb"
     try:
         record.transcript_sha256 = transcript.save(path)
@@ -216,7 +230,9 @@ def _save_transcript(transcript: Transcript, request: RunRequest, record: Record
 
 def _finish(request: RunRequest, record: Record) -> None:
     """Write everything that there is; called on every way out of a run."""
-    save_record(record, request.out / "record.json")
+    if request.out is None:
+        return
+    keep(request, record)
     report = request.out / "report.html"
     try:
         report.write_text(render_html(record), encoding="utf-8")

@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rhe_parties.errors import unknown_name
 from rhe_parties.transport.base import PartyFailure, Switchboard, Transport
+from rhe_parties.transport.jobs import Job, JobEnd
 from rhe_parties.transport.options import RayOptions
 
-__all__ = ["TRANSPORTS", "PartyFailure", "RayOptions", "Switchboard", "Transport", "make_transport"]
+if TYPE_CHECKING:
+    from rhe_parties.transport.ray_jobs import RayJobs
+
+__all__ = [
+    "TRANSPORTS",
+    "Job",
+    "JobEnd",
+    "PartyFailure",
+    "RayOptions",
+    "Switchboard",
+    "Transport",
+    "make_jobs",
+    "make_transport",
+]
 
 TRANSPORTS = ("local", "ray")
 
@@ -31,6 +46,19 @@ def make_transport(name: str, ray_options: RayOptions | None = None) -> Transpor
 
         return RayTransport(ray_options or RayOptions())
     raise unknown_name("transport", name, TRANSPORTS)
+
+
+def make_jobs(address: str | None, parallel: int | None) -> RayJobs:
+    """Jobs on the Ray cluster at `address`, or on one started on this machine; see `RayJobs`.
+
+    Raises:
+        ParameterError, TransportError: nobody listens there, or Ray does not start.
+    """
+    if address is not None:
+        _offer_token()
+    from rhe_parties.transport.ray_jobs import RayJobs
+
+    return RayJobs(address, parallel)
 
 
 def _offer_token() -> None:

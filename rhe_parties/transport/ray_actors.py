@@ -7,9 +7,7 @@ against whoever administers the cluster.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
-import socket
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -18,10 +16,11 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
-from rhe_parties.errors import ParameterError, RheError, TransportError
+from rhe_parties.errors import RheError, TransportError
 from rhe_parties.threat.model import ADVERSARY, DATA_OWNER, KEY_HOLDER, MODEL_HOST
 from rhe_parties.transport.base import ProgressCallback, Transport
 from rhe_parties.transport.options import RayOptions
+from rhe_parties.transport.ray_cluster import connect, ray_options
 
 __all__ = ["RayTransport"]
 
@@ -31,9 +30,6 @@ _DEFAULT_RESOURCES: dict[str, dict[str, float]] = {
 }
 _HOST_GPU_SHARE = 0.5
 _POLL_SECONDS = 0.25
-_CONNECT_SECONDS = 5.0
-# Envelopes go through the store only for as long as they are handled.
-_OBJECT_STORE_BYTES = 512 * 2**20
 
 
 class _PartyActor:
@@ -82,34 +78,7 @@ class RayTransport(Transport):
         self._options = options
         self._namespace = f"rhe-{uuid.uuid4().hex[:12]}"
         self._actors: dict[str, Any] = {}
-        self._owns_connection = not ray.is_initialized()
-        if self._owns_connection:
-            self._connect()
-
-    def _connect(self) -> None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        # A party that was given no GPU share must not see one.
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
-        arguments: dict[str, Any] = {
-            "namespace": self._namespace,
-            "log_to_driver": False,
-            "logging_level": logging.ERROR,
-            "ignore_reinit_error": False,
-        }
-        if self._options.address is None:
-            arguments |= {
-                "include_dashboard": False,
-                "object_store_memory": _OBJECT_STORE_BYTES,
-                "address": "local",
-            }
-        else:
-            _check_reachable(self._options.address)
-            arguments["address"] = self._options.address
-        try:
-            ray.init(**arguments)
-        except (ConnectionError, RuntimeError, ValueError, RayError) as error:
-            where = f"join the Ray cluster at {self._options.address!r}" if self._options.address else "start Ray"
-            raise TransportError("ray", f"cannot {where}: {str(error).splitlines()[0]}") from error
+        self._owns_connection = connect(options.address, self._namespace)
 
     def seat(self, party: str, setup: bytes, timeout_seconds: float) -> None:
         """See `Transport.seat`; a party seated again keeps its process and loses everything else."""
@@ -198,35 +167,15 @@ class RayTransport(Transport):
         return f"one actor per party on {where}"
 
 
-def _check_reachable(address: str) -> None:
-    """Ask for a TCP connection first: Ray itself tries for more than ten minutes before it gives up.
-
-    Raises:
-        ParameterError: nobody listens there, or the address is none.
-    """
-    host, _, port = address.rpartition("://")[2].rpartition(":")
-    if address in ("auto", "local") or not host:
-        return  # Ray's own keywords and schemes
-    try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS):
-            pass
-    except (OSError, ValueError) as error:
-        raise ParameterError(
-            f"no Ray cluster answers at address={address!r} ({error}); `ray start --head` prints the address"
-        ) from error
-
-
 def _cluster_gpus() -> float:
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return resources.get("GPU", 0.0)
 
 
 def _start_actor(party: str, namespace: str, resources: dict[str, float], workers: int) -> Any:
-    known = {k: v for k, v in resources.items() if k in ("num_cpus", "num_gpus", "memory")}
-    custom = {k: v for k, v in resources.items() if k not in known}
     # A party holds state and keys: it is never restarted or retried behind the laboratory's back.
-    make: Any = ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"control": 1}, **known)  # type: ignore[call-overload]
-    actor = make(_PartyActor).options(name=party, namespace=namespace, resources=custom or None)
+    make: Any = ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"control": 1})  # type: ignore[call-overload]
+    actor = make(_PartyActor).options(name=party, namespace=namespace, **ray_options(resources))
     return actor.remote(workers)
 
 
