@@ -15,7 +15,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # Files that take longest, longest first: begun last, one of them would keep one worker busy while the others idle.
 _SLOW = (
     "transports", "scenarios", "he_torch", "shadow_factory", "conformance", "cli", "span_pixels", "reuse",
-    "shadow_dp", "bench_head", "extraction_soft", "plugin_package", "fuzz", "reconstructor_strategy",
+    "sweep_ray", "shadow_dp", "bench_head", "extraction_soft", "plugin_package", "fuzz", "reconstructor_strategy",
 )  # fmt: skip
 
 

@@ -78,6 +78,7 @@ def test_cells_are_the_product_with_the_last_key_fastest() -> None:
         (["victims=3,5"], {"victims": "7"}, "both by -g and by -p"),
         (["victims=3,03"], {}, "cells 'victims=3' and 'victims=03' of the grid are the same"),
         (["seed=0,1"], {"transport": "ray"}, "each cell is one process"),
+        (["seed=0,1"], {"address": "10.0.0.1:6379"}, "the whole sweep takes --address"),
         ([], {}, "needs a grid"),
         ([f"{key}={','.join(map(str, range(1, 60)))}" for key in ("seed", "victims", "epochs")], {}, "205,379 cells"),
     ],

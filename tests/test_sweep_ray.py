@@ -39,7 +39,7 @@ def disturb():
     while not busy:
         busy = [p for p in psutil.Process().children(recursive=True) if "ray::run_cell" in " ".join(p.cmdline())]
     busy[0].kill()
-    _wait(6)
+    _wait(5)
     cluster.remove_node(node, allow_graceful=False)
     print("killed both", file=sys.stderr)
 
@@ -48,7 +48,7 @@ def _wait(cells):
         time.sleep(0.05)
 
 threading.Thread(target=disturb, daemon=True).start()
-main(["sweep", scenario, "-g", "seed=0,1,2,3", "-g", "victims=1,2,3", "--out", out, "--json",
+main(["sweep", scenario, "-g", "seed=0,1,2", "-g", "victims=1,2,3", "--out", out, "--json",
       "--address", cluster.address])
 """
 
@@ -65,7 +65,7 @@ def test_a_killed_worker_and_a_killed_node_lose_nothing(tmp_path: Path, monkeypa
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     monkeypatch.setattr("rhe_parties.sweep.driver.make_jobs", lambda address, parallel: SerialJobs())
-    grid = {"seed": ("0", "1", "2", "3"), "victims": ("1", "2", "3")}
+    grid = {"seed": ("0", "1", "2"), "victims": ("1", "2", "3")}
     sweep(request(load_scenario(file), file, tmp_path / "calm", grid))
     try:
         said, errors = process.communicate(timeout=240)
@@ -75,7 +75,7 @@ def test_a_killed_worker_and_a_killed_node_lose_nothing(tmp_path: Path, monkeypa
     assert process.returncode == 0, errors
     assert "killed both" in errors
     summary = json.loads(said)
-    assert (summary["cells"], summary["finished"], summary["failed"]) == (12, 12, 0)
+    assert (summary["cells"], summary["finished"], summary["failed"]) == (9, 9, 0)
     disturbed = load_sweep(tmp_path / "out")
     assert timeless(disturbed) == timeless(load_sweep(tmp_path / "calm"))
     assert max(cell.attempts for cell in disturbed.cells) > 1
@@ -89,7 +89,10 @@ def _deadly(number: int) -> int:
 
 def test_a_job_that_kills_its_process_is_given_up_and_the_others_go_on(ray_session: None) -> None:
     jobs = RayJobs(None, 2, attempts=2)
-    ends = {end.name: end for end in jobs.run(_deadly, [Job(str(n), n, {"num_cpus": 1}) for n in range(4)])}
+    ends = {}
+    for end in jobs.run(_deadly, [Job(str(n), n, {"num_cpus": 1}) for n in range(4)]):
+        ends[end.name] = end
+        assert len(jobs._running) <= 2
     assert {name: end.result for name, end in ends.items()} == {"0": 0, "1": 1, "2": None, "3": 9}
     assert ends["2"].attempts == 2
     assert "process or machine died (WorkerCrashedError), 2 times out of 2" in ends["2"].lost

@@ -48,6 +48,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: p
     with pytest.raises(DataError, match=r"cannot write '.*/table.jsonl': No space left on device"):
         store.write("table.jsonl", b"new, and half of it is on the disk already")
     assert store.read("table.jsonl") == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["table.jsonl"]
 
 
 def test_unusable_places_are_named(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,8 +121,9 @@ def sweep(request: SweepRequest) -> SweepSummary:
     waiting = [cells[name] for name, cell in session.cells.items() if cell.status != "ok"]
     if kept:
         request.note(f"{kept} of {len(cells)} cells are finished already; {len(waiting)} to go")
-    parallel = _run(request, session, waiting) if waiting else 0
-    session.write_table()
+    with session.accounted():
+        parallel = _run(request, session, waiting) if waiting else 0
+        session.write_table()
     return SweepSummary(
         list(session.cells.values()),
         kept,
@@ -171,7 +172,21 @@ class _Session:
         now = time.monotonic()
         self._next_table = now + max(_TABLE_SECONDS, (now - began) / _TABLE_SHARE)
 
-    def kept(self) -> str:
+    @contextlib.contextmanager
+    def accounted(self) -> Iterator[None]:
+        """Whatever ends the sweep early, say what is kept."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            with contextlib.suppress(DataError):
+                self.write_table()
+            raise Interrupted(f"interrupted; {self._kept()}") from None
+        except DataError as error:
+            raise DataError(f"{error}; {self._kept()}; the same command goes on") from error
+        except TransportError as error:
+            raise TransportError(error.party, f"{error}; {self._kept()}; the same command goes on") from error
+
+    def _kept(self) -> str:
         return f"{self.count('ok')} of {len(self.cells)} cells are finished and kept in {self._store.place!r}"
 
 
@@ -193,14 +208,6 @@ def _run(request: SweepRequest, session: _Session, waiting: list[Cell]) -> int:
                     session.store(end.name, result, end.attempts)
                     progress.ended(result, end.attempts)
             return jobs.parallel
-        except KeyboardInterrupt:
-            with contextlib.suppress(DataError):
-                session.write_table()
-            raise Interrupted(f"interrupted; {session.kept()}") from None
-        except DataError as error:
-            raise DataError(f"{error}; {session.kept()}; the same command goes on") from error
-        except TransportError as error:
-            raise TransportError(error.party, f"{error}; {session.kept()}; the same command goes on") from error
         finally:
             jobs.close()
 

@@ -106,6 +106,8 @@ def make_cells(scenario: Scenario, grid: Mapping[str, Sequence[str]], given: Map
     for key in grid:
         if key in given:
             raise ParameterError(f"{key!r} is given both by -g and by -p; a key is either varied or fixed")
+    if given.get("address") is not None:
+        raise ParameterError(f"address={given['address']!r} is no parameter of a cell: the whole sweep takes --address")
     count = math.prod(len(values) for values in grid.values())
     if count > MAX_CELLS:
         raise ParameterError(f"the grid has {count:,} cells (allowed: {MAX_CELLS:,})")
@@ -173,8 +175,6 @@ def _check(names: _Names) -> dict[str, str]:
         raise ParameterError(
             f"transport={p.transport!r} is not allowed in a sweep: each cell is one process (allowed: local)"
         )
-    if p.address is not None:
-        raise ParameterError("address is not allowed as a parameter of a sweep; use --address")
     datasets = [name for name, _, _ in dataset_catalogue()]
     if not p.dataset.startswith("imagefolder:") and p.dataset not in datasets:
         raise unknown_name("dataset", p.dataset, datasets)

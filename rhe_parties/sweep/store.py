@@ -6,6 +6,7 @@ systems do not promise that it happens at once, so whatever the reading depends 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -126,11 +127,16 @@ class Store:
 def _write_local(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())  # a name must never reach the disk before what it names
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # a name must never reach the disk before what it names
+        partial.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):  # a full disk needs the room
+            partial.unlink(missing_ok=True)
+        raise
 
 
 def _why(error: Exception) -> str:
