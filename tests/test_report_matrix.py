@@ -154,6 +154,8 @@ def test_the_evidence_says_what_the_adversary_saw() -> None:
     assert [panel.word for panel in found.panels] == ["not leaked"]
     legend = " ".join(text for _, text in found.curves[0].legend)
     assert "Positive control, the same in world none" in legend
+    assert found.curves[-1].folded, "the paper's own test"
+    assert found.curves[-1].title.startswith("The paper's own test")
 
 
 def test_the_headline_says_of_every_world_what_really_leaked_there() -> None:
