@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rhe_parties.attacks.base import ADVERSARIES
-from rhe_parties.cli.running import show_report
+from rhe_parties.cli.reporting import show_report
 from rhe_parties.errors import DataError
 from rhe_parties.report.cells import evidence
 from rhe_parties.report.export import CSV_COLUMNS, export_record, export_sweep, matrix_csv
@@ -154,6 +154,8 @@ def test_the_evidence_says_what_the_adversary_saw() -> None:
     assert [panel.word for panel in found.panels] == ["not leaked"]
     legend = " ".join(text for _, text in found.curves[0].legend)
     assert "Positive control, the same in world none" in legend
+    assert found.curves[-1].folded, "the paper's own test"
+    assert found.curves[-1].title.startswith("The paper's own test")
 
 
 def test_the_headline_says_of_every_world_what_really_leaked_there() -> None:
@@ -304,7 +306,7 @@ def test_latex_is_a_table_of_equal_rows_with_everything_escaped() -> None:
 
 def test_export_writes_tables_and_every_figure_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_record(sample_record(), tmp_path / "record.json")
-    show_report(tmp_path, False, tmp_path / "figures")
+    show_report(str(tmp_path), False, tmp_path / "figures")
     there = {path.name for path in (tmp_path / "figures").iterdir()}
     assert f"Exported {len(there)} files" in capsys.readouterr().out
     assert {"matrix.csv", "matrix.tex", "matrix.svg", "matrix.png", "intervals-1.svg", "messages-2.png"} <= there

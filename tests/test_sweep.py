@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import uuid
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from rhe_parties.cli.main import main
+from rhe_parties.cli.reporting import show_report
 from rhe_parties.errors import DataError
 from rhe_parties.report.record import load_record
 from rhe_parties.runner.scenario import load_scenario
@@ -316,3 +318,27 @@ def test_rows_of_cells_without_numbers() -> None:
     assert (lost["error"], lost["world"], lost["adversary"]) == ("no luck", None, None)
     assert table_rows(SweepCell("0" * 16, grid, {})) == []
     assert len(table_bytes([*rows, lost]).splitlines()) == len(rows) + 1
+
+
+def test_a_sweep_is_reported_and_exported_as_a_whole(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = _copy(finished, tmp_path)
+    show_report(str(out), False, tmp_path / "files")
+    printed = capsys.readouterr().out
+    assert "2 of 2 places of the grid have a record" in printed
+    assert str(out / "report.html") in printed.replace("\n", "")
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert all(words in page for words in ("seed=0", "seed=1", "head-readout", "What changes with the grid"))
+    rows = list(csv.DictReader((tmp_path / "files" / "matrix.csv").open(encoding="utf-8")))
+    assert {row["setting"] for row in rows} == {"seed=0", "seed=1"}
+    show_report(str(out), True)
+    assert len(capsys.readouterr().out.splitlines()) == len((out / "table.jsonl").read_text().splitlines())
+
+
+def test_a_page_of_a_sweep_behind_a_url_lies_beside_it(finished: Path) -> None:
+    place = f"memory://{finished.name}-report"
+    for file in (path for path in finished.rglob("*") if path.is_file()):
+        Store(place).write(str(file.relative_to(finished)), file.read_bytes())
+    show_report(place, True)
+    assert b"head-readout" in (Store(place).read("report.html") or b"")

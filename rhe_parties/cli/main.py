@@ -73,15 +73,15 @@ def run_command(
 
 @app.command("report")
 def report_command(
-    folder: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    folder: Annotated[str, typer.Argument(help="Folder of a run or of a sweep, or URL of a sweep.")],
     export: Annotated[
         Path | None,
         typer.Option("--export", help="Folder for the matrix as CSV and LaTeX and all figures as SVG and PNG."),
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Show the table of a run again and write its report.html anew, from record.json alone."""
-    from rhe_parties.cli.running import show_report
+    """Show the table of a run or sweep again and write its report.html anew, from its records alone."""
+    from rhe_parties.cli.reporting import show_report
 
     show_report(folder, json, export)
 

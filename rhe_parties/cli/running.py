@@ -1,4 +1,4 @@
-"""`rhe run` and `rhe report`."""
+"""`rhe run`."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from rhe_parties.errors import DataError, RheError
-from rhe_parties.report.export import export_record
-from rhe_parties.report.html import render_html
-from rhe_parties.report.record import Record, load_record
+from rhe_parties.errors import RheError
+from rhe_parties.report.record import Record
 from rhe_parties.report.table import FULL_WIDTH, render_table
 from rhe_parties.runner.parameters import parse_assignments, read_parameter_file
 from rhe_parties.runner.scenario import default_folder, load_scenario, repeat_command
 
-__all__ = ["fail_on_errors", "run_scenario", "show_record", "show_report"]
+__all__ = ["fail_on_errors", "run_scenario", "show_record"]
 
 
 def run_scenario(
@@ -60,21 +58,3 @@ def show_record(record: Record, folder: Path, as_json: bool) -> None:
     if not console.is_terminal:
         console = Console(width=FULL_WIDTH)  # a file or a log has no width of its own
     console.print(render_table(record, str(folder / "report.html"), console.width))
-
-
-def show_report(folder: Path, as_json: bool, target: Path | None = None) -> None:
-    """Render a recorded run again, and export its tables and figures to `target`.
-
-    Raises:
-        DataError: no record there, or the folder cannot be written.
-    """
-    record = load_record(folder)
-    place = folder if folder.is_dir() else folder.parent
-    try:
-        (place / "report.html").write_text(render_html(record), encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"cannot write {str(place / 'report.html')!r}: {error.strerror}") from error
-    exported = export_record(record, target) if target is not None else []
-    show_record(record, place, as_json)
-    if exported and not as_json:
-        typer.echo(f"Exported {len(exported)} files to {target}")

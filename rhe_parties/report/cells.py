@@ -75,7 +75,7 @@ def _evidence(
         sentence=_sentence(cell, record, world, attack),
         control=_control_words(cell, control),
         panels=cell_panels(record, world, cell.attacks) if pictures else [],
-        curves=cell_curves(cell.attacks, against),
+        curves=cell_curves(record, world, cell.attacks, against),
         scores=cell_scores(cell.attacks),
         seen=seen,
         seen_words=_seen_words(seen, cell.queries),

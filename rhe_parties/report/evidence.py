@@ -156,21 +156,18 @@ def curve_figures(record: Record) -> list[CurveFigure]:
 
 def _paper_figures(record: Record) -> list[CurveFigure]:
     """The paper's curves of each world's strongest attack, folded away."""
-    figures = []
-    for world in record.worlds:
-        pair = _strongest(world, "np_roc")
-        if pair is None:
-            continue
-        attack = pair[0]
-        state = _state(attack)
-        names = [("np_roc", "all classes, counted"), ("np_roc_by_class", "fits for each class, counted")]
-        names.append(("np_roc_analytic", "read off the fits"))
-        classes = [c.name for c in attack.curves if c.name.startswith("np_roc_class_")]
-        names += [(name, f"class {_class_name(record, name)}") for name in classes]
-        rows = [(label, state, curve) for name, label in names if (curve := _curve(attack, name)) is not None]
-        title = f"{_PAPER.title} ({world_phrase(world)[0].lower()}{world_phrase(world)[1:]}, {attack_name(attack)})"
-        figures.append(_figure(_Kind(_PAPER.name, title, _PAPER.across, _PAPER.up, _PAPER.reading), rows, True))
-    return figures
+    pairs = [(world, _strongest(world, "np_roc")) for world in record.worlds]
+    return [_paper_figure(record, world, pair[0]) for world, pair in pairs if pair is not None]
+
+
+def _paper_figure(record: Record, world: WorldRecord, attack: AttackRecord) -> CurveFigure:
+    names = [("np_roc", "all classes, counted"), ("np_roc_by_class", "fits for each class, counted")]
+    names.append(("np_roc_analytic", "read off the fits"))
+    classes = [c.name for c in attack.curves if c.name.startswith("np_roc_class_")]
+    names += [(name, f"class {_class_name(record, name)}") for name in classes]
+    rows = [(label, _state(attack), curve) for name, label in names if (curve := _curve(attack, name)) is not None]
+    title = f"{_PAPER.title} ({world_phrase(world)[0].lower()}{world_phrase(world)[1:]}, {attack_name(attack)})"
+    return _figure(_Kind(_PAPER.name, title, _PAPER.across, _PAPER.up, _PAPER.reading), rows, True)
 
 
 def _class_name(record: Record, curve: str) -> str:
@@ -212,10 +209,16 @@ def cell_scores(attacks: Sequence[AttackRecord]) -> list[tuple[str, Markup]]:
     return _histograms(attacks, "")
 
 
-def cell_curves(attacks: Sequence[AttackRecord], control: tuple[str, AttackRecord] | None = None) -> list[CurveFigure]:
-    """One figure per kind of curve with every variant of one adversary in one world.
+def cell_curves(
+    record: Record,
+    world: WorldRecord,
+    attacks: Sequence[AttackRecord],
+    control: tuple[str, AttackRecord] | None = None,
+) -> list[CurveFigure]:
+    """One figure per kind of curve with every variant of one adversary in one world; the paper's are folded.
 
     Args:
+        attacks: the variants.
         control: words for, and the attack of, the same adversary where it succeeded.
     """
     figures = []
@@ -231,7 +234,8 @@ def cell_curves(attacks: Sequence[AttackRecord], control: tuple[str, AttackRecor
         nulls = [null for attack in attacks if (null := _curve(attack, f"null_{kind.name}")) is not None]
         rows += [("Control: given an empty input", "null", null) for null in nulls[:1]]
         figures.append(_figure(kind, rows))
-    return figures
+    papers = [_paper_figure(record, world, attack) for attack in attacks if _curve(attack, "np_roc") is not None]
+    return figures + papers
 
 
 def _state(attack: AttackRecord) -> str:
