@@ -19,6 +19,7 @@ SMALL = {
     "hard-label": EXTRACTION | {"batch": "100"},
     "informed": SPAN | {"iterations": "2"},
     "inversion-network": {"steps": "3", "batch": "8", "width": "4", "shadow_heads": "8", "know_head": "false"},
+    "key-recovery": {"shadows": "64", "reconstruct": "false"},
     "label-membership": {"queries": "2", "inside": "8", "outside": "8"},
     "lira": {"inside": "4", "outside": "8"},
     "lira-scores": {"inside": "4", "outside": "8"},

@@ -59,6 +59,10 @@ SAMPLES = [
     p.ClientAdmitted("adversary", 0, "rounded:2"),
     p.Elided("ask_decisions", 1234, b"digest"),
     p.ViewPart(2, (b"x", b"yz")),
+    p.HostOrder("r1", (b"cipher", b"text")),
+    p.Decision(
+        "r2", "victim-0001", np.array([3], dtype=np.int64), 0, raw=np.arange(6, dtype=np.float64).reshape(1, 3, 2)
+    ),
     p.RotateKey(),
     p.KeyRotated("ab" * 32, "cd" * 32, 3),
     p.HeadsRenewed(("victim-0000", "victim-0001")),

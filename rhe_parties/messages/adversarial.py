@@ -53,7 +53,7 @@ class AdmitClient:
 
 @dataclass(frozen=True)
 class ClientAdmitted:
-    """`client` may ask; `release` says what it gets: classes, rounded:DIGITS or logits."""
+    """`client` may ask; `release` says what it gets, a release policy by name."""
 
     client: str
     budget: int
@@ -112,7 +112,8 @@ class AttackRequest:
     """Run `adversary` on `view`: envelopes exactly as they crossed a border that the threat model exposes.
 
     `head_ids` are the victim heads to make a claim about; that they exist is no secret. The first envelopes of a large
-    view come before, in `parts` messages of their own; see `in_parts`.
+    view come before, in `parts` messages of their own; see `in_parts`. `active`: the adversary may have the host
+    that it controls send what it likes.
     """
 
     world: str
@@ -126,6 +127,7 @@ class AttackRequest:
     head_ids: tuple[str, ...]
     challenge: Challenge = field(default_factory=Challenge)
     parts: int = 0
+    active: bool = False
 
     def in_parts(self, most_bytes: int) -> tuple[list[ViewPart], AttackRequest]:
         """The same order with as much of its view sent ahead as does not fit into `most_bytes` of envelopes.

@@ -62,10 +62,11 @@ def _computing_party(run_id: str, role: DataOwnerSetup | ModelHostSetup | Advers
     if isinstance(role, DataOwnerSetup):
         return _data_owner(run_id, role)
     if isinstance(role, ModelHostSetup):
-        from rhe_parties.parties.model_host import HostLimits, ModelHost
+        from rhe_parties.parties.model_host import Corruption, HostLimits, ModelHost
 
         limits = HostLimits(role.gather_delay_ms / 1000, role.gather_inputs, role.max_images, role.max_heads)
-        return ModelHost(run_id, _backbone(role.backbone), limits, evaluator=role.evaluator)
+        corruption = Corruption(role.active) if role.corrupted else None
+        return ModelHost(run_id, _backbone(role.backbone), limits, evaluator=role.evaluator, corruption=corruption)
     return _adversary(run_id, role, pool)
 
 

@@ -62,7 +62,7 @@ class DataOwnerSetup(_message.Message):
     def __init__(self, backbone: _Optional[_Union[BackboneSpec, _Mapping]] = ..., recipe: _Optional[_Union[RecipeSpec, _Mapping]] = ..., defence: _Optional[str] = ..., defence_source: _Optional[str] = ..., classes: _Optional[int] = ..., seed: _Optional[int] = ..., images: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., labels: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., sets: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., threads: _Optional[int] = ..., max_heads: _Optional[int] = ...) -> None: ...
 
 class ModelHostSetup(_message.Message):
-    __slots__ = ("backbone", "threads", "gather_delay_ms", "gather_inputs", "max_images", "max_heads", "evaluator")
+    __slots__ = ("backbone", "threads", "gather_delay_ms", "gather_inputs", "max_images", "max_heads", "evaluator", "corrupted", "active")
     BACKBONE_FIELD_NUMBER: _ClassVar[int]
     THREADS_FIELD_NUMBER: _ClassVar[int]
     GATHER_DELAY_MS_FIELD_NUMBER: _ClassVar[int]
@@ -70,6 +70,8 @@ class ModelHostSetup(_message.Message):
     MAX_IMAGES_FIELD_NUMBER: _ClassVar[int]
     MAX_HEADS_FIELD_NUMBER: _ClassVar[int]
     EVALUATOR_FIELD_NUMBER: _ClassVar[int]
+    CORRUPTED_FIELD_NUMBER: _ClassVar[int]
+    ACTIVE_FIELD_NUMBER: _ClassVar[int]
     backbone: BackboneSpec
     threads: int
     gather_delay_ms: float
@@ -77,7 +79,9 @@ class ModelHostSetup(_message.Message):
     max_images: int
     max_heads: int
     evaluator: str
-    def __init__(self, backbone: _Optional[_Union[BackboneSpec, _Mapping]] = ..., threads: _Optional[int] = ..., gather_delay_ms: _Optional[float] = ..., gather_inputs: _Optional[int] = ..., max_images: _Optional[int] = ..., max_heads: _Optional[int] = ..., evaluator: _Optional[str] = ...) -> None: ...
+    corrupted: bool
+    active: bool
+    def __init__(self, backbone: _Optional[_Union[BackboneSpec, _Mapping]] = ..., threads: _Optional[int] = ..., gather_delay_ms: _Optional[float] = ..., gather_inputs: _Optional[int] = ..., max_images: _Optional[int] = ..., max_heads: _Optional[int] = ..., evaluator: _Optional[str] = ..., corrupted: _Optional[bool] = ..., active: _Optional[bool] = ...) -> None: ...
 
 class KeyHolderSetup(_message.Message):
     __slots__ = ("plan", "query_budget", "release", "max_images")

@@ -75,6 +75,7 @@ def attack(
         view=view.data,
         head_ids=lab.head_ids,
         challenge=lab.task.challenge,
+        active=world.malicious,
     )
     started = time.perf_counter()
     with reporter.stage(f"world {world.name}: {attacker.strategy.name or attacker.reference}", 1.0) as update:

@@ -22,13 +22,13 @@ from rhe_parties.model.backbone import Backbone, load_backbone
 from rhe_parties.model.binary_head import BinaryHead
 from rhe_parties.model.head import LinearHead, Recipe, initial_weights
 from rhe_parties.model.two_layer import BatchRecipe
-from rhe_parties.parties.release import parse_release
+from rhe_parties.parties.release import RAW_SCHEME, parse_release
 from rhe_parties.registry import read_plugin_source
 from rhe_parties.rng import numpy_stream, stream_seed
 from rhe_parties.runner.heads import check_classes, check_hidden, head_recipe, true_heads
 from rhe_parties.runner.parameters import BASELINE, Parameters
 from rhe_parties.runner.tasks import Task, evaluation_with_members, make_task, with_initial_weights
-from rhe_parties.threat.model import KEY_HOLDER, KNOWLEDGE, LABORATORY, ThreatModel
+from rhe_parties.threat.model import KEY_HOLDER, KNOWLEDGE, LABORATORY, MODEL_HOST, ThreatModel
 from rhe_parties.types import AnyArray, FloatArray, IntArray, UInt8Array
 
 __all__ = ["Attacker", "Laboratory", "World", "prepare", "resolve_attackers", "resolve_worlds"]
@@ -44,7 +44,8 @@ class World:
     """One defence setting: the name given by the user, the defence, and the scheme when it encrypts.
 
     `client`: the key holder takes the adversary as a client; `decisions`: the adversary also sees what the key holder
-    releases to others; `release`: the key holder's policy in this world, "" for the run's.
+    releases to others; `release`: the key holder's policy in this world, "" for the run's; `malicious`: the host that
+    the adversary sits at answers the adversary's own requests as it likes.
     """
 
     name: str
@@ -56,9 +57,11 @@ class World:
     client: bool = False
     decisions: bool = False
     release: str = ""
+    malicious: bool = False
 
     def threat_model(self, general: ThreatModel) -> ThreatModel:
         """The run's threat model as it is in this world."""
+        general = dataclasses.replace(general, active=self.malicious)
         if not self.decisions:
             return general
         return dataclasses.replace(general, tapped_links=(*general.tapped_links, (KEY_HOLDER, LABORATORY)))
@@ -75,6 +78,8 @@ class World:
             )
         if self.decisions:
             said.append(f"the adversary sees what the key holder releases to others: {released}")
+        if self.malicious:
+            said.append("the host answers the adversary's own requests with ciphertexts of the adversary's choice")
         return "; ".join(said)
 
 
@@ -152,7 +157,22 @@ def resolve_worlds(parameters: Parameters) -> list[World]:
             raise unknown_name("scheme", scheme, schemes)
         world = World(name, defence, reference, source, (scheme or parameters.scheme) if defence.encrypts else "")
         worlds.append(_modified(world, modifiers))
+        _check_release(worlds[-1], parameters)
     return worlds
+
+
+def _check_release(world: World, parameters: Parameters) -> None:
+    if world.malicious and MODEL_HOST not in parameters.corrupted:
+        raise ParameterError(f"world {world.name!r} is not allowed without model-host in corrupted")
+    policy = parse_release(world.release or parameters.release)
+    if policy.raw and world.scheme != RAW_SCHEME:
+        raise ParameterError(
+            f"world {world.name!r}: release={policy.name!r} is not allowed: only scheme {RAW_SCHEME!r} decrypts to "
+            f"more than logits (such as rhe:{RAW_SCHEME}+client+release=raw)"
+        )
+
+
+_MODIFIERS = ("client", "decisions", "malicious", "release=POLICY")
 
 
 def _modified(world: World, modifiers: list[str]) -> World:
@@ -163,10 +183,12 @@ def _modified(world: World, modifiers: list[str]) -> World:
             world = dataclasses.replace(world, client=True)
         elif modifier == "decisions":
             world = dataclasses.replace(world, decisions=True)
+        elif modifier == "malicious" and world.scheme:
+            world = dataclasses.replace(world, malicious=True)
         elif key == "release" and equals:
             world = dataclasses.replace(world, release=parse_release(value).name)
         else:
-            raise unknown_name(f"addition to world {world.name!r}", modifier, ("client", "decisions", "release=POLICY"))
+            raise unknown_name(f"addition to world {world.name!r}", modifier, _MODIFIERS)
     return world
 
 

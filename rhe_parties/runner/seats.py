@@ -64,6 +64,8 @@ def party_setups(lab: Laboratory, world: World) -> dict[str, bytes]:
             max_images=most,
             max_heads=owner.max_heads,
             evaluator=p.evaluator,
+            corrupted=MODEL_HOST in p.corrupted,
+            active=world.malicious,
         ),
         DATA_OWNER: owner,
     }
