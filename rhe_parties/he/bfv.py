@@ -122,6 +122,14 @@ class BfvEncryptor:
         with sealio.guarded("using a public key", FailureCode.WRONG_KEY):
             self._encryptor = sealapi.Encryptor(self._context, key)
 
+    def zero(self) -> npt.NDArray[np.uint64]:
+        """Residues uint64 [2, N] of a fresh encryption of zero."""
+        value = sealapi.Ciphertext(self._context)
+        nothing = np.zeros(self._public.plan.degree, dtype=np.int64)
+        self._encryptor.encrypt(sealio.make_plaintext(self._context, nothing, 1 << FINE_BITS), value)
+        residues: npt.NDArray[np.uint64] = sealio.ciphertext_residues(value)[:, 0]
+        return residues
+
     def encrypt(self, weight: AnyArray, bias: AnyArray, hidden: Sequence[Layer] = ()) -> tuple[HeadCiphertexts, float]:
         """See `HeadEncryptor.encrypt`."""
         plan = self._public.plan

@@ -80,8 +80,8 @@ class Parameters(BaseModel):
     property_values: Numbers = Field((), description="values that the property may take; empty for its usual two")
     worlds: Names = Field(
         ("none", "rhe"),
-        description="defences to compare: NAME[:SCHEME][+client][+decisions][+malicious][+release=POLICY]; +client: the "
-        "adversary may ask the key holder, +decisions: it also sees what the key holder releases to others, "
+        description="defences to compare: NAME[:SCHEME][+client][+decisions][+malicious][+release=POLICY]; +client: "
+        "the adversary may ask the key holder, +decisions: it also sees what the key holder releases to others, "
         "+malicious: the host answers its requests as it likes",
     )
     adversary: Names = Field(("head-readout", "span-inversion"), description="strategies, besides prior-only")
