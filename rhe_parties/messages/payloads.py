@@ -195,7 +195,10 @@ class HeadInstalled:
 
 @dataclass(frozen=True)
 class HeadNotice:
-    """What the KeyHolder must know of a head: fingerprint, classes, weight scale (0 if plain), key ("" if plain)."""
+    """What the KeyHolder must know of a head: fingerprint, classes, weight scale (0 if plain), key ("" if plain).
+
+    `tag` int64 [K] is the secret combination of the K rows that the head's last row is (`rhe_parties.he.tag`).
+    """
 
     head_id: str
     fingerprint: str
@@ -203,9 +206,14 @@ class HeadNotice:
     weight_scale: float
     classes: int
     key_fingerprint: str = ""
+    tag: IntArray = field(default_factory=lambda: empty(np.float32))
 
     def __post_init__(self) -> None:
         check_name(self.head_id, "head_id")
+        if self.tag.size:
+            check_tensor(self.tag, "tag", np.int64, 1)
+            if self.tag.shape != (self.classes,) or not self.encrypted:
+                raise NumericError(f"a tag of {self.tag.size} numbers for {self.classes} classes of a head")
         if self.classes < 1:
             raise NumericError(f"a head needs at least one class, got {self.classes}")
         if not np.isfinite(self.weight_scale) or self.weight_scale < 0:

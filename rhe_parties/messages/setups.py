@@ -61,7 +61,10 @@ class RecipeSpec:
 
 @dataclass(frozen=True)
 class DataOwnerSetup:
-    """Private `images` uint8 [n, C, H, W], `labels` int64 [n] and the training `sets` int64 [V, N] into them."""
+    """Private `images` uint8 [n, C, H, W], `labels` int64 [n] and the training `sets` int64 [V, N] into them.
+
+    `tag`: encrypted heads get a secret last row (`rhe_parties.he.tag`).
+    """
 
     backbone: BackboneSpec
     recipe: RecipeSpec
@@ -74,6 +77,7 @@ class DataOwnerSetup:
     sets: IntArray
     threads: int
     max_heads: int = MAX_HEADS
+    tag: bool = False
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,7 @@ def _data_owner(run_id: str, role: DataOwnerSetup) -> Party:
         role.sets,
         role.seed,
         role.max_heads,
+        role.tag,
     )
 
 

@@ -20,6 +20,7 @@ from rhe_parties.errors import (
 from rhe_parties.he.noise import ckks_error
 from rhe_parties.he.plan import CKKS_SCALE_BITS, HeadPlan
 from rhe_parties.he.scheme import KeyCustody, LogitCiphertexts, make_custody
+from rhe_parties.he.tag import tag_holds
 from rhe_parties.messages import Envelope
 from rhe_parties.messages.checks import empty
 from rhe_parties.messages.fingerprints import response_digest
@@ -102,6 +103,8 @@ class KeyHolder(Party):
         if self._release.raw and (plan is None or plan.scheme != RAW_SCHEME):
             raise ParameterError(f"release={self._release.name!r} is not allowed without scheme {RAW_SCHEME!r}")
         self._heads: dict[str, HeadNotice] = {}
+        # Heads that nothing more is decided on, and why.
+        self._stopped: dict[str, str] = {}
         self._open: OrderedDict[str, _Open] = OrderedDict()
         self._used = RecentIds()
         self._rotation: _Rotation | None = None
@@ -259,6 +262,8 @@ class KeyHolder(Party):
 
     def _head(self, head_id: str) -> HeadNotice:
         head = self._heads.get(head_id)
+        if head_id in self._stopped:
+            raise ProtocolError(FailureCode.REFUSED, f"head {head_id[:64]!r} is closed: {self._stopped[head_id]}")
         if head is not None:
             return head
         if self._rotation is not None and head_id in self._rotation.missing:
@@ -295,7 +300,12 @@ class KeyHolder(Party):
         """Decide for every part; a response that does not fit as a whole changes nothing."""
         self.require_sender(envelope, MODEL_HOST)
         opened = self._checked(payload)
-        logits, raw = self._opened(payload, opened[0].head)
+        head = opened[0].head
+        logits, raw = self._opened(payload, head)
+        if head.tag.size:
+            if not tag_holds(logits, head.tag, self._keys().public.plan):
+                return self._stop(envelope, payload, opened)
+            logits = logits[:, :-1]
         decisions, start = [], 0
         for part, request in zip(payload.parts, opened, strict=True):
             rows = slice(start, start + part.batch)
@@ -308,6 +318,16 @@ class KeyHolder(Party):
         for part in payload.parts:
             self._close(part.request_id)
         return replies
+
+    def _stop(self, envelope: Envelope, payload: ClassifyResponse, opened: list[_Open]) -> list[Envelope]:
+        """No honest host computes what this reply holds: nothing of it goes out, nor anything more of this head."""
+        head_id = payload.head_id
+        self._stopped[head_id] = "a reply was none that an honest host computes: its tag does not hold"
+        error = ProtocolError(FailureCode.REFUSED, f"head {head_id[:64]!r}: {self._stopped[head_id]}")
+        replies = [self.refuse(request.asker, error) for request in opened]
+        for part in payload.parts:
+            self._close(part.request_id)
+        return [*replies, self.refuse(Asker.of(envelope), error)]
 
     def _checked(self, payload: ClassifyResponse) -> list[_Open]:
         """The open requests that a response answers, in the order of its parts.
@@ -352,9 +372,10 @@ class KeyHolder(Party):
                 logits, raw = slots[..., 0], self._release.slots(slots, self._limit(), self._noise())
             else:
                 logits = custody.decrypt(reply)
-        if logits.shape != (batch, head.classes):
+        rows = head.classes + bool(head.tag.size)
+        if logits.shape != (batch, rows):
             raise NumericError(
-                f"logits of shape {list(logits.shape)}, expected {[batch, head.classes]}", FailureCode.BAD_TENSOR
+                f"logits of shape {list(logits.shape)}, expected {[batch, rows]}", FailureCode.BAD_TENSOR
             )
         return logits, raw
 

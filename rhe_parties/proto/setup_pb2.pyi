@@ -36,7 +36,7 @@ class RecipeSpec(_message.Message):
     def __init__(self, learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., init_std: _Optional[float] = ..., epochs: _Optional[int] = ..., hidden: _Optional[int] = ..., activation: _Optional[str] = ...) -> None: ...
 
 class DataOwnerSetup(_message.Message):
-    __slots__ = ("backbone", "recipe", "defence", "defence_source", "classes", "seed", "images", "labels", "sets", "threads", "max_heads")
+    __slots__ = ("backbone", "recipe", "defence", "defence_source", "classes", "seed", "images", "labels", "sets", "threads", "max_heads", "tag")
     BACKBONE_FIELD_NUMBER: _ClassVar[int]
     RECIPE_FIELD_NUMBER: _ClassVar[int]
     DEFENCE_FIELD_NUMBER: _ClassVar[int]
@@ -48,6 +48,7 @@ class DataOwnerSetup(_message.Message):
     SETS_FIELD_NUMBER: _ClassVar[int]
     THREADS_FIELD_NUMBER: _ClassVar[int]
     MAX_HEADS_FIELD_NUMBER: _ClassVar[int]
+    TAG_FIELD_NUMBER: _ClassVar[int]
     backbone: BackboneSpec
     recipe: RecipeSpec
     defence: str
@@ -59,7 +60,8 @@ class DataOwnerSetup(_message.Message):
     sets: _tensor_pb2.Tensor
     threads: int
     max_heads: int
-    def __init__(self, backbone: _Optional[_Union[BackboneSpec, _Mapping]] = ..., recipe: _Optional[_Union[RecipeSpec, _Mapping]] = ..., defence: _Optional[str] = ..., defence_source: _Optional[str] = ..., classes: _Optional[int] = ..., seed: _Optional[int] = ..., images: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., labels: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., sets: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., threads: _Optional[int] = ..., max_heads: _Optional[int] = ...) -> None: ...
+    tag: bool
+    def __init__(self, backbone: _Optional[_Union[BackboneSpec, _Mapping]] = ..., recipe: _Optional[_Union[RecipeSpec, _Mapping]] = ..., defence: _Optional[str] = ..., defence_source: _Optional[str] = ..., classes: _Optional[int] = ..., seed: _Optional[int] = ..., images: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., labels: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., sets: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., threads: _Optional[int] = ..., max_heads: _Optional[int] = ..., tag: _Optional[bool] = ...) -> None: ...
 
 class ModelHostSetup(_message.Message):
     __slots__ = ("backbone", "threads", "gather_delay_ms", "gather_inputs", "max_images", "max_heads", "evaluator", "corrupted", "active")

@@ -123,7 +123,7 @@ _HEADS = {
     "weights_within_8_bits": Statistic(
         "weights known to 8 bits",
         "percent",
-        "Share of the head's weights that the adversary's copy has to within 1/256 of their range, up to one factor and "
+        "Share of the head's weights that the copy has to within 1/256 of their range, up to one factor and "
         "a shift of all classes, which decide nothing. The baseline is the same against other victims' heads.",
         "baseline",
     ),

@@ -192,6 +192,8 @@ def _modifier_words(modifier: str) -> str:
     """What `+client` or `+release=POLICY` in a world's name changes."""
     if modifier == "client":
         return "the adversary may ask as a client"
+    if modifier == "tag":
+        return "replies carry a secret tag"
     if modifier == "malicious":
         return "the host answers it as it likes"
     if modifier.startswith("release="):

@@ -45,7 +45,8 @@ class World:
 
     `client`: the key holder takes the adversary as a client; `decisions`: the adversary also sees what the key holder
     releases to others; `release`: the key holder's policy in this world, "" for the run's; `malicious`: the host that
-    the adversary sits at answers the adversary's own requests as it likes.
+    the adversary sits at answers the adversary's own requests as it likes; `tag`: encrypted heads have a secret last
+    row by which the key holder knows replies that an honest host computes.
     """
 
     name: str
@@ -58,6 +59,7 @@ class World:
     decisions: bool = False
     release: str = ""
     malicious: bool = False
+    tag: bool = False
 
     def threat_model(self, general: ThreatModel) -> ThreatModel:
         """The run's threat model as it is in this world."""
@@ -80,6 +82,8 @@ class World:
             said.append(f"the adversary sees what the key holder releases to others: {released}")
         if self.malicious:
             said.append("the host answers the adversary's own requests with ciphertexts of the adversary's choice")
+        if self.tag:
+            said.append("a secret linear tag in every head shows the key holder replies that no honest host computes")
         return "; ".join(said)
 
 
@@ -172,7 +176,7 @@ def _check_release(world: World, parameters: Parameters) -> None:
         )
 
 
-_MODIFIERS = ("client", "decisions", "malicious", "release=POLICY")
+_MODIFIERS = ("client", "decisions", "malicious", "release=POLICY", "tag")
 
 
 def _modified(world: World, modifiers: list[str]) -> World:
@@ -185,6 +189,8 @@ def _modified(world: World, modifiers: list[str]) -> World:
             world = dataclasses.replace(world, decisions=True)
         elif modifier == "malicious" and world.scheme:
             world = dataclasses.replace(world, malicious=True)
+        elif modifier == "tag" and world.scheme == "bfv":
+            world = dataclasses.replace(world, tag=True)
         elif key == "release" and equals:
             world = dataclasses.replace(world, release=parse_release(value).name)
         else:
@@ -346,9 +352,15 @@ def _feature_norm(parameters: Parameters, backbone: Backbone, public: UInt8Array
 def _with_plan(world: World, parameters: Parameters, shape: tuple[int, int], norm: float) -> World:
     if not world.scheme:
         return world
-    p = parameters
+    p, (features, classes) = parameters, shape
     plan = plan_head(
-        *shape, (p.hidden,) if p.hidden else (), p.batch, p.logit_error, scheme=world.scheme, feature_norm=norm
+        features,
+        classes + world.tag,
+        (p.hidden,) if p.hidden else (),
+        p.batch,
+        p.logit_error,
+        scheme=world.scheme,
+        feature_norm=norm,
     )
     return dataclasses.replace(world, plan=plan)
 

@@ -53,6 +53,7 @@ def party_setups(lab: Laboratory, world: World) -> dict[str, bytes]:
         sets=lab.truth.sets,
         threads=p.threads,
         max_heads=max(MAX_HEADS, len(lab.truth.sets)),
+        tag=world.tag,
     )
     most = max(MAX_IMAGES, lab.evaluation.shape[1])
     setups: dict[str, PartySetup] = {
