@@ -19,9 +19,12 @@ SMALL = {
     "hard-label": EXTRACTION | {"batch": "100"},
     "informed": SPAN | {"iterations": "2"},
     "inversion-network": {"steps": "3", "batch": "8", "width": "4", "shadow_heads": "8", "know_head": "false"},
+    "key-recovery": {"shadows": "64", "reconstruct": "false"},
     "label-membership": {"queries": "2", "inside": "8", "outside": "8"},
     "lira": {"inside": "4", "outside": "8"},
     "lira-scores": {"inside": "4", "outside": "8"},
+    "key-reading": {"shadows": "64", "reconstruct": "false"},
+    "malicious-host": {"shadows": "64", "reconstruct": "false"},
     "ntk-difference": SPAN | {"iterations": "2"},
     "property-inference": {"shadows": "24", "components": "4"},
     "reconstructor": {"steps": "2", "width": "4", "batch": "4"},
@@ -45,6 +48,8 @@ for _name in sorted(set(OWN)):
         {
             "strategy": _name,
             "options": SMALL.get(_name, {}),
+            # Whoever works in a throughput layout alone.
+            "parameters": {"batch": 256} if _name == "malicious-host" else {},
             "classes": 10 if _name == "soft-label" else 3,
             "__doc__": f"Conformance of {_name}.",
         },

@@ -37,6 +37,7 @@ SAMPLES = [
     p.EncryptedHead("victim-0001", "ab" * 32, "cd" * 32, (b"one", b"two")),
     p.HeadInstalled("victim-0001", "ef" * 32),
     p.HeadNotice("victim-0001", "ef" * 32, True, 0.25, 10, "ab" * 32),
+    p.HeadNotice("victim-0001", "ef" * 32, True, 0.25, 2, "ab" * 32, np.array([7, -1], dtype=np.int64)),
     p.HeadReady("victim-0001"),
     p.AskDecisions("r1", "victim-0001", np.arange(16, dtype=np.uint8).reshape(1, 1, 4, 4)),
     p.ClassifyRequest("r1", "victim-0001", np.arange(16, dtype=np.uint8).reshape(1, 1, 4, 4)),
@@ -59,6 +60,10 @@ SAMPLES = [
     p.ClientAdmitted("adversary", 0, "rounded:2"),
     p.Elided("ask_decisions", 1234, b"digest"),
     p.ViewPart(2, (b"x", b"yz")),
+    p.HostOrder("r1", (b"cipher", b"text")),
+    p.Decision(
+        "r2", "victim-0001", np.array([3], dtype=np.int64), 0, raw=np.arange(6, dtype=np.float64).reshape(1, 3, 2)
+    ),
     p.RotateKey(),
     p.KeyRotated("ab" * 32, "cd" * 32, 3),
     p.HeadsRenewed(("victim-0000", "victim-0001")),

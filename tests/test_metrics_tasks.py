@@ -11,7 +11,7 @@ from scipy.stats import norm
 
 from rhe_parties.metrics.claims import measure_claim, verdict
 from rhe_parties.metrics.curves import claim_curves, claim_histograms
-from rhe_parties.metrics.extraction import head_cosine
+from rhe_parties.metrics.extraction import head_cosine, weight_errors
 from rhe_parties.metrics.membership import epsilon_lower_bound, membership_separation
 from rhe_parties.metrics.neyman_pearson import measure_neyman_pearson
 from rhe_parties.metrics.reconstruction import Errors, tpr_at_fpr
@@ -278,6 +278,25 @@ def test_the_mean_head_is_exactly_at_chance_although_it_agrees_with_everybody() 
     assert found["extraction_agreement"].value > 0.6
     assert found["extraction_agreement"].chance == pytest.approx(found["extraction_agreement"].value)
     assert verdict(list(found.values())) == "not-leaked"
+
+
+def test_bits_of_a_weight_are_those_of_rounding_to_so_many_steps() -> None:
+    rng = np.random.default_rng(2)
+    heads = [LinearHead(rng.normal(size=(10, 60)).astype("f4"), np.zeros(10, "f4")) for _ in range(6)]
+    weights = np.stack([h.weight for h in heads]).astype(np.float64)
+    centred = weights - weights.mean(axis=1, keepdims=True)
+    for bits in (5, 8, 10):
+        step = np.ptp(centred, axis=(1, 2))[:, None, None] * 2.0**-bits
+        copy = 7.0 * (np.rint(weights / step) * step + rng.normal(size=(6, 1, 60)))
+        share, found = weight_errors(copy.astype("f4"), heads, numpy_stream(0, "w"))
+        assert (share.statistic, found.statistic) == ("weights_within_8_bits", "bits_per_weight")
+        assert found.value == pytest.approx(bits, abs=0.3)
+        assert (share.value == 1) == (bits >= 8)
+        assert found.chance is not None
+        assert found.chance < 2
+    (_, exact), (_, nothing) = (weight_errors(w, heads, numpy_stream(0, "w")) for w in (weights, 0 * weights))
+    assert exact.value > 20
+    assert nothing.value < 2
 
 
 def test_cosine_of_a_single_head_and_of_a_zero_claim() -> None:

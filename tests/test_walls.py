@@ -91,7 +91,15 @@ def test_every_folder_has_a_row() -> None:
         ("grpc", set()),
         (
             "tenseal",
-            {"bench/cases.py", "he/bfv.py", "he/levelled.py", "he/seal_evaluator.py", "he/ckks.py", "he/sealio.py"},
+            {
+                "bench/cases.py",
+                "he/bfv.py",
+                "he/ckks.py",
+                "he/found_key.py",
+                "he/levelled.py",
+                "he/seal_evaluator.py",
+                "he/sealio.py",
+            },
         ),
         ("pickle", set()),
         ("cloudpickle", set()),
@@ -189,7 +197,12 @@ def test_view_holds_exactly_what_the_threat_model_exposes() -> None:
     tapped = build_view(transcript, ThreatModel(corrupted=(), tapped_links=((KEY_HOLDER, LABORATORY),)))
     assert {type(e.payload) for e in tapped.envelopes} == {Decision}
     host = build_view(transcript, ThreatModel())
-    assert host.holds() == {Observation.ENCRYPTED_HEAD, Observation.PUBLIC_KEY, Observation.QUERIES}
+    assert host.holds() == {
+        Observation.ENCRYPTED_HEAD,
+        Observation.PUBLIC_KEY,
+        Observation.QUERIES,
+        Observation.REPLIES,
+    }
     assert not host.of_kind(Decision)
 
 

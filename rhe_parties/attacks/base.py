@@ -44,6 +44,8 @@ __all__ = [
     "Challenge",
     "Claim",
     "FinerLabels",
+    "HostAnswers",
+    "HostOracle",
     "Oracle",
     "PriorKnowledge",
     "Strategy",
@@ -109,6 +111,36 @@ class Answers(NamedTuple):
     logits: FloatArray
 
 
+class HostAnswers(NamedTuple):
+    """What comes of B images that go through a host in the adversary's hands.
+
+    `classes` int64 [B]; `logits` float32 [B, K] and `raw` float64 [B, K, slots], all decoded values, where they are
+    released, else empty; `ciphertexts` that the host replied with.
+    """
+
+    classes: IntArray
+    logits: FloatArray
+    raw: FloatArray
+    ciphertexts: tuple[bytes, ...]
+
+
+class HostOracle(Protocol):
+    """The key holder asked as a client while the host that answers it is in the adversary's hands."""
+
+    def ask_through_host(self, head_id: str, images: UInt8Array, ciphertexts: tuple[bytes, ...] = ()) -> HostAnswers:
+        """Decisions on images uint8 [B, C, H, W] in one request, and the host's reply to it.
+
+        Args:
+            ciphertexts: what the host shall reply in place of what it computes; empty: it answers as ever.
+
+        Raises:
+            BudgetError: the budget does not cover all of them.
+            ProtocolError: the key holder or the host refused; REFUSED where the adversary may not have replies
+                replaced.
+        """
+        ...
+
+
 class Oracle(Protocol):
     """The key holder's answers to images of the adversary's own choice; it counts, and it enforces the budget.
 
@@ -144,6 +176,7 @@ class AttackContext:
         pool: for work that falls into independent pieces; cut it the same way whatever the pool's size.
         progress: call with (fraction of the work done in [0, 1], what is being done).
         oracle: answers to images of the strategy's own choice; None unless the key holder admitted it as a client.
+        host: the same where the adversary also holds the host; None unless it is such a client.
         challenge: what the task hands over beside the view.
         defences: the defences in force by name and options, as the world's name has them (`rounding@digits=1`).
         memory: survives from one world to the next at the same seat: keep what depends on prior knowledge alone.
@@ -155,6 +188,7 @@ class AttackContext:
     progress: Callable[[float, str], None] = lambda _fraction, _text: None
     memory: dict[str, Any] = field(default_factory=dict)
     oracle: Oracle | None = None
+    host: HostOracle | None = None
     challenge: Challenge = field(default_factory=Challenge)
     defences: tuple[str, ...] = ()
 
@@ -247,10 +281,10 @@ class Strategy(ABC):
         self.options: Any = self.Options() if options is None else options
 
     @abstractmethod
-    def attack(self, view: AdversaryView, prior: PriorKnowledge, context: AttackContext) -> Claim:
-        """Turn a view that holds `needs` into a claim."""
+    def attack(self, view: AdversaryView, prior: PriorKnowledge, context: AttackContext) -> Claim | Blocked:
+        """Turn a view that holds `needs` into a claim; `Blocked` where its content still lacks something."""
 
-    def attack_two_layer(self, view: AdversaryView, prior: PriorKnowledge, context: AttackContext) -> Claim:
+    def attack_two_layer(self, view: AdversaryView, prior: PriorKnowledge, context: AttackContext) -> Claim | Blocked:
         """The same where heads have a hidden layer; `view` holds `two_layer_needs`."""
         return self.attack(view, prior, context)
 

@@ -22,6 +22,7 @@ from rhe_parties.attacks.white_box import Heads, random_heads
 from rhe_parties.he.scheme import HeadCiphertexts, HeadEncryptor, HeadEvaluator, PublicMaterial
 from rhe_parties.he.scheme import make_encryptor as _make_encryptor
 from rhe_parties.he.scheme import make_evaluator as _make_evaluator
+from rhe_parties.he.tag import encrypt_as_planned
 from rhe_parties.messages import Envelope, encode
 from rhe_parties.messages.payloads import ClassifyRequest, ClassifyResponse, EncryptedHead, HeadInstalled
 from rhe_parties.rng import stream_seed
@@ -127,7 +128,7 @@ class Meter:
         rows = []
         for index, (weight, bias) in enumerate(zip(heads.weight, heads.bias, strict=True)):
             progress(index / len(heads.weight))
-            head, _ = encryptor.encrypt(weight, bias)
+            head = encrypt_as_planned(encryptor, self._evidence.material.plan, weight, bias)
             rows.append(self._measured(head, self._in_place_of(index, head)))
         return np.array(rows)
 

@@ -24,6 +24,7 @@ from rhe_parties.attacks.span.shadows import balanced_sets
 from rhe_parties.errors import NumericError
 from rhe_parties.he.inspect import numeric_view
 from rhe_parties.he.scheme import HeadCiphertexts, make_encryptor
+from rhe_parties.he.tag import encrypt_as_planned
 from rhe_parties.model.binary_head import BinaryHead
 from rhe_parties.model.head import LinearHead, train_heads
 from rhe_parties.rng import numpy_stream, stream_seed
@@ -167,7 +168,7 @@ def read_ciphertexts(
     numbers = []
     for index, head in enumerate(shadows):
         context.progress(0.3 * index / len(shadows), "encrypting shadow heads")
-        numbers.append(numeric_view(material, encryptor.encrypt(*head.encryptable)[0]))
+        numbers.append(numeric_view(material, encrypt_as_planned(encryptor, material.plan, *head.encryptable)))
     context.progress(0.3, "learning to read ciphertexts")
     regressor = fit_head_regressor(np.stack(numbers), flat, seed)
     held = [HeadCiphertexts(seen[name].ciphertexts, seen[name].key_fingerprint) for name in ids]

@@ -122,17 +122,33 @@ class BfvEncryptor:
         with sealio.guarded("using a public key", FailureCode.WRONG_KEY):
             self._encryptor = sealapi.Encryptor(self._context, key)
 
+    def zero(self) -> npt.NDArray[np.uint64]:
+        """Residues uint64 [2, N] of a fresh encryption of zero."""
+        value = sealapi.Ciphertext(self._context)
+        nothing = np.zeros(self._public.plan.degree, dtype=np.int64)
+        self._encryptor.encrypt(sealio.make_plaintext(self._context, nothing, 1 << FINE_BITS), value)
+        residues: npt.NDArray[np.uint64] = sealio.ciphertext_residues(value)[:, 0]
+        return residues
+
+    @property
+    def plan(self) -> HeadPlan:
+        """The plan that heads are encrypted for."""
+        return self._public.plan
+
     def encrypt(self, weight: AnyArray, bias: AnyArray, hidden: Sequence[Layer] = ()) -> tuple[HeadCiphertexts, float]:
         """See `HeadEncryptor.encrypt`."""
-        plan = self._public.plan
-        head = quantise_head(plan, weight, bias, hidden)
+        head = quantise_head(self._public.plan, weight, bias, hidden)
+        return self.encrypt_integers(head.weights), head.unit
+
+    def encrypt_integers(self, weights: IntArray) -> HeadCiphertexts:
+        """Integer weights [K, columns] of the plan, each modulo t, encrypted."""
+        plan, data = self._public.plan, []
         low = FINE_BITS - plan.plain_bits
-        data = []
-        for row in plan.layout.pack_weights(head.weights).reshape(-1, plan.degree):
+        for row in plan.layout.pack_weights(weights).reshape(-1, plan.degree):
             value = sealapi.Ciphertext(self._context)
             self._encryptor.encrypt(sealio.make_plaintext(self._context, row << low, 1 << FINE_BITS), value)
             data.append(sealio.with_checksum(sealio.to_bytes(value)))
-        return HeadCiphertexts(tuple(data), self._public.fingerprint), head.unit
+        return HeadCiphertexts(tuple(data), self._public.fingerprint)
 
 
 def head_residues(public: PublicMaterial, head: HeadCiphertexts) -> npt.NDArray[np.uint64]:

@@ -42,6 +42,7 @@ __all__ = [
     "CkksEncryptor",
     "CkksEvaluator",
     "load_head",
+    "load_reply",
     "make_custody",
     "make_encryptor",
     "make_evaluator",
@@ -137,24 +138,37 @@ class CkksCustody(NoCopies):
         CKKS has no noise budget. Under a foreign key the first slot is spread over about ±2^25, so it
         passes the range check with a probability of about 2^-25 per class.
         """
+        return self._checked_slots(logits, 1)[..., 0]
+
+    def decrypt_slots(self, logits: LogitCiphertexts) -> npt.NDArray[np.float64]:
+        """What TenSEAL's `decrypt` gives of each reply: the real parts of all slots, [B, K, N/2]; see `decrypt`.
+
+        Whoever gets two of these and the ciphertexts has the secret key (Li, Micciancio 2021).
+        """
+        return self._checked_slots(logits, self._public.plan.degree // 2)
+
+    def _checked_slots(self, logits: LogitCiphertexts, count: int) -> npt.NDArray[np.float64]:
+        """The first `count` slots of every reply, [B, K, count]; the first slot is the logit."""
         plan = self._public.plan
         check_reply(plan, logits)
-        values = np.array([self._open(data) for data in logits.ciphertexts], dtype=np.float64)
-        beyond = ~(np.abs(values) <= _LARGEST_LOGIT)
+        opened = np.array([self._open(data)[:count] for data in logits.ciphertexts], dtype=np.float64)
+        values = opened.reshape(logits.batch, plan.classes, count)
+        beyond = ~(np.abs(values[..., 0]) <= _LARGEST_LOGIT)
         if beyond.any():
             text = (
-                f"{int(beyond.sum())} of {values.size} logits lie beyond what any input can give: "
+                f"{int(beyond.sum())} of {beyond.size} logits lie beyond what any input can give: "
                 "the reply was made for another key or tampered with"
             )
             raise SchemeError(FailureCode.WRONG_KEY, text)
-        return values.reshape(logits.batch, plan.classes)
+        return values
 
-    def _open(self, data: bytes) -> float:
+    def _open(self, data: bytes) -> list[float]:
         value = _checked(self._public.plan, self._context, data, 1)
         plain = sealapi.Plaintext()
         with sealio.guarded("decrypting a reply"):
             self.__decryptor.decrypt(value, plain)
-            return float(self._encoder.decode_double(plain)[0])
+            slots: list[float] = self._encoder.decode_double(plain)
+            return slots
 
 
 class CkksEncryptor:
@@ -185,6 +199,15 @@ def load_head(public: PublicMaterial, head: HeadCiphertexts) -> list[Any]:
     """
     context = _context(public.plan)
     return [_checked(public.plan, context, data, len(public.plan.data_primes)) for data in head.ciphertexts]
+
+
+def load_reply(plan: HeadPlan, data: bytes) -> Any:
+    """The SEAL ciphertext of one reply, checked.
+
+    Raises:
+        SchemeError: BAD_CIPHERTEXT.
+    """
+    return _checked(plan, _context(plan), data, 1)
 
 
 class CkksEvaluator:

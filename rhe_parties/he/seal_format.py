@@ -32,6 +32,7 @@ __all__ = [
     "read_ciphertext",
     "write_ciphertext",
     "write_plaintext",
+    "write_secret_key",
 ]
 
 VERSION = (4, 3)
@@ -110,6 +111,15 @@ def write_plaintext(residues: npt.NDArray[np.uint64], version: tuple[int, int] =
     """An uncompressed SEAL object of a BFV plaintext in coefficient form, from residues [n ≤ N] modulo t."""
     head = struct.pack("<4QQd", 0, 0, 0, 0, residues.size, 1.0)
     return _object(head + _words(residues, version), version)
+
+
+def write_secret_key(transforms: npt.NDArray[np.uint64], parms_id: bytes, version: tuple[int, int] = VERSION) -> bytes:
+    """An uncompressed SEAL object of a secret key from its transforms [primes, N], in SEAL's order, one per prime.
+
+    `parms_id` is the hash of the parameters with all primes (`SEALContext.key_parms_id`), 32 bytes.
+    """
+    head = parms_id + struct.pack("<Qd", transforms.size, 1.0)
+    return _object(head + _words(transforms.ravel(), version), version)
 
 
 def object_version(data: bytes) -> tuple[int, int]:

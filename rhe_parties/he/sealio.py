@@ -1,8 +1,8 @@
 """SEAL objects to and from bytes, with checks that keep hostile bytes away from SEAL's decompressor.
 
 `tenseal.sealapi` saves and loads by file path only, so the bytes pass through a file in memory that has no
-name (or, where the system has none, a file in a private temporary folder). Secret keys never pass through
-here.
+name (or, where the system has none, a file in a private temporary folder). The key holder's secret key never
+passes through here; what `load_secret` reads is a key that an adversary found.
 
 Before SEAL decompresses anything its frame is checked by `seal_format`.
 
@@ -46,6 +46,7 @@ __all__ = [
     "load_ciphertext",
     "load_object",
     "load_public_key",
+    "load_secret",
     "make_ciphertext",
     "make_context",
     "make_plaintext",
@@ -53,6 +54,7 @@ __all__ = [
     "plaintext_values",
     "plan_context",
     "to_bytes",
+    "version",
     "with_checksum",
     "without_checksum",
 ]
@@ -200,7 +202,7 @@ def make_ciphertext(context: Any, residues: npt.NDArray[np.uint64]) -> Any:
         SchemeError: (BAD_CIPHERTEXT) residues that are not below the prime.
     """
     value = sealapi.Ciphertext(context)
-    data = write_ciphertext(residues, _mark(context), _version())
+    data = write_ciphertext(residues, _mark(context), version())
     load_object(context, value, data, "ciphertext")
     return value
 
@@ -245,20 +247,29 @@ def load_object(
             raise ValueError("does not fit the parameters")
 
 
+def load_secret(context: Any, value: Any, data: bytes) -> None:
+    """Let SEAL read a secret key that an adversary put together into `value`, an empty one.
+
+    Raises:
+        SchemeError: (WRONG_KEY) it is no secret key for these parameters.
+    """
+    load_object(context, value, data, "secret key", FailureCode.WRONG_KEY)
+
+
 def make_plaintext(context: Any, coefficients: IntArray, modulus: int) -> Any:
     """A BFV plaintext from signed coefficients [n ≤ N] (any int64; taken modulo t, a power of two).
 
     Written as an uncompressed SEAL object, 25 times faster than SEAL's hexadecimal polynomial strings.
     """
     scratch = _scratch()
-    scratch.write(write_plaintext((coefficients & (modulus - 1)).astype(np.uint64), _version()))
+    scratch.write(write_plaintext((coefficients & (modulus - 1)).astype(np.uint64), version()))
     value = sealapi.Plaintext()
     value.load(context, scratch.path)
     return value
 
 
 @lru_cache(maxsize=1)
-def _version() -> tuple[int, int]:
+def version() -> tuple[int, int]:
     """Version of the SEAL below, which loads objects of its own only."""
     return object_version(to_bytes(sealapi.Plaintext("1")))
 

@@ -54,7 +54,7 @@ class AdmitClient:
 
 @dataclass(frozen=True)
 class ClientAdmitted:
-    """`client` may ask; `release` says what it gets: classes or logits."""
+    """`client` may ask; `release` says what it gets, a release policy by name."""
 
     client: str
     budget: int
@@ -114,7 +114,8 @@ class AttackRequest:
 
     `head_ids` are the victim heads to make a claim about; that they exist is no secret. The first envelopes of a large
     view come before, in `parts` messages of their own; see `in_parts`. `defences` are those of the world with their
-    options, and `recipe` how they have heads trained (None: as the set-up says): no secrets either.
+    options, and `recipe` how they have heads trained (None: as the set-up says): no secrets either. `active`: the
+    adversary may have the host that it controls send what it likes.
     """
 
     world: str
@@ -130,6 +131,7 @@ class AttackRequest:
     parts: int = 0
     recipe: RecipeSpec | None = None
     defences: tuple[str, ...] = ()
+    active: bool = False
 
     def in_parts(self, most_bytes: int) -> tuple[list[ViewPart], AttackRequest]:
         """The same order with as much of its view sent ahead as does not fit into `most_bytes` of envelopes.

@@ -45,6 +45,7 @@ __all__ = [
     "HeadsRenewed",
     "HealthReport",
     "HealthRequest",
+    "HostOrder",
     "KeyRotated",
     "Payload",
     "PlainHead",
@@ -194,7 +195,10 @@ class HeadInstalled:
 
 @dataclass(frozen=True)
 class HeadNotice:
-    """What the KeyHolder must know of a head: fingerprint, classes, weight scale (0 if plain), key ("" if plain)."""
+    """What the KeyHolder must know of a head: fingerprint, classes, weight scale (0 if plain), key ("" if plain).
+
+    `tag` int64 [K] is the secret combination of the K rows that the head's last row is (`rhe_parties.he.tag`).
+    """
 
     head_id: str
     fingerprint: str
@@ -202,9 +206,14 @@ class HeadNotice:
     weight_scale: float
     classes: int
     key_fingerprint: str = ""
+    tag: IntArray = field(default_factory=lambda: empty(np.float32))
 
     def __post_init__(self) -> None:
         check_name(self.head_id, "head_id")
+        if self.tag.size:
+            check_tensor(self.tag, "tag", np.int64, 1)
+            if self.tag.shape != (self.classes,) or not self.encrypted:
+                raise NumericError(f"a tag of {self.tag.size} numbers for {self.classes} classes of a head")
         if self.classes < 1:
             raise NumericError(f"a head needs at least one class, got {self.classes}")
         if not np.isfinite(self.weight_scale) or self.weight_scale < 0:
@@ -290,7 +299,8 @@ class Decision:
     """Classes int64 [B]; `saturated` counts inputs whose features were scaled down to the public norm.
 
     `logits` float32 [B, K] is empty unless the key holder's release policy lets them out. `used` counts the images
-    that were decided for this asker and head so far.
+    that were decided for this asker and head so far. `raw` float64 [B, K, slots], empty unless the policy is `raw`:
+    every decoded slot of every reply ciphertext.
     """
 
     request_id: str
@@ -299,16 +309,36 @@ class Decision:
     saturated: int
     logits: FloatArray = field(default_factory=lambda: empty(np.float32))
     used: int = 0
+    raw: FloatArray = field(default_factory=lambda: empty(np.float32))
 
     def __post_init__(self) -> None:
         check_tensor(self.classes, "classes", np.int64, 1)
-        if self.logits.size:
-            check_tensor(self.logits, "released logits", np.float32, 2)
-            if len(self.logits) != len(self.classes):
+        for what, array, dtype, dimensions in (
+            ("logits", self.logits, np.float32, 2),
+            ("raw", self.raw, np.float64, 3),
+        ):
+            if not array.size:
+                continue
+            check_tensor(array, f"released {what}", dtype, dimensions)
+            if len(array) != len(self.classes):
                 raise NumericError(
-                    f"released logits of {len(self.logits)} inputs beside {len(self.classes)} classes",
+                    f"released {what} of {len(array)} inputs beside {len(self.classes)} classes",
                     FailureCode.BAD_TENSOR,
                 )
+
+
+@dataclass(frozen=True)
+class HostOrder:
+    """Adversary -> a host that it controls: what to do when request `request_id` comes.
+
+    Without `ciphertexts` the host answers as ever and sends the adversary a copy; with them it sends these instead.
+    """
+
+    request_id: str
+    ciphertexts: tuple[bytes, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_name(self.request_id, "request_id")
 
 
 @dataclass(frozen=True)
@@ -349,6 +379,7 @@ Payload: TypeAlias = (
     | ClientAdmitted
     | Elided
     | ViewPart
+    | HostOrder
 )
 
 # Field of `Envelope.payload` in protos/ -> class; the inverse is `payload_kind`.
@@ -378,6 +409,7 @@ PAYLOADS: dict[str, type[Payload]] = {
     "client_admitted": ClientAdmitted,
     "elided": Elided,
     "view_part": ViewPart,
+    "host_order": HostOrder,
 }
 _KINDS = {cls: kind for kind, cls in PAYLOADS.items()}
 

@@ -67,7 +67,10 @@ class DefenceSpec:
 
 @dataclass(frozen=True)
 class DataOwnerSetup:
-    """Private `images` uint8 [n, C, H, W], `labels` int64 [n] and the training `sets` int64 [V, N] into them."""
+    """Private `images` uint8 [n, C, H, W], `labels` int64 [n] and the training `sets` int64 [V, N] into them.
+
+    `tag`: encrypted heads get a secret last row (`rhe_parties.he.tag`).
+    """
 
     backbone: BackboneSpec
     recipe: RecipeSpec
@@ -79,6 +82,7 @@ class DataOwnerSetup:
     sets: IntArray
     threads: int
     max_heads: int = MAX_HEADS
+    tag: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,8 @@ class ModelHostSetup:
 
     `gather_delay_ms`: how long a request may wait for others of the same head (0: not at all); `gather_inputs`: most
     inputs held at a time; `max_images`: most images in one request; `max_heads`: most heads installed at a time;
-    `evaluator`: who multiplies the encrypted head (`rhe_parties.he.evaluators`).
+    `evaluator`: who multiplies the encrypted head (`rhe_parties.he.evaluators`). `corrupted`: the adversary's seat
+    may have copies of replies; `active`: and have others sent in their place.
     """
 
     backbone: BackboneSpec
@@ -97,6 +102,8 @@ class ModelHostSetup:
     max_images: int = MAX_IMAGES
     max_heads: int = MAX_HEADS
     evaluator: str = "auto"
+    corrupted: bool = False
+    active: bool = False
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.gather_delay_ms) or self.gather_delay_ms < 0:
@@ -109,8 +116,8 @@ class ModelHostSetup:
 class KeyHolderSetup:
     """`plan` of the encrypted head (None in a world without encryption); `query_budget` in images, 0 for no limit.
 
-    `release` is a release policy (`classes` or `logits`), `max_images` the most in one request; `defences` are those
-    that act on what is released, in order.
+    `release` is a release policy (`rhe_parties.parties.release`), `max_images` the most in one request; `defences` are
+    those that act on what is released, in order.
     """
 
     plan: HeadPlan | None

@@ -14,10 +14,12 @@ from rhe_parties.model.head import LinearHead
 from rhe_parties.model.mlp import DeepHead
 from rhe_parties.types import AnyArray, FloatArray, IntArray
 
-__all__ = ["Head", "measure_head", "queries_used"]
+__all__ = ["Head", "measure_head", "queries_used", "weight_errors"]
 
 Head: TypeAlias = LinearHead | BinaryHead
 
+# Errors of weights are judged against this many bits of the weights' range; nobody claims more than a float32 holds.
+_BITS, _MOST_BITS = 8, 24.0
 # Other heads that each claim is compared with for what any head of the task would give.
 _OTHERS = 16
 
@@ -25,7 +27,7 @@ _OTHERS = 16
 def measure_head(
     claim: MeasuredClaim, truth: GroundTruth, heads: Sequence[Head], generator: np.random.Generator
 ) -> list[Measured]:
-    """Cosine of the weights and, where the truth holds features to compare on, agreement of the decisions.
+    """Cosine and errors of the weights and, where the truth holds features to compare on, agreement of the decisions.
 
     The value under chance is what the same claim gives against the *other* victims' heads.
 
@@ -39,7 +41,7 @@ def measure_head(
     linear = [head for head in heads if isinstance(head, LinearHead)]
     # Where only one of copy and head has a hidden layer there are no weights to compare, but both decide.
     alike = len(linear) == len(heads) and not claim.activation
-    found = [head_cosine(weights, linear, generator)] if alike else []
+    found = [head_cosine(weights, linear, generator), *weight_errors(weights, linear, generator)] if alike else []
     for name, features in (
         ("extraction_agreement", truth.agreement_features),
         ("extraction_agreement_mixes", truth.random_features),
@@ -83,6 +85,44 @@ def head_cosine(weights: FloatArray, heads: Sequence[LinearHead], generator: np.
     own = cosine(b)
     chance = float(np.mean([cosine(np.roll(b, shift, axis=0)).mean() for shift in _shifts(len(a))]))
     return measured("head_cosine", float(own.mean()), bootstrap_means(own, generator), len(a), len(a), chance)
+
+
+def weight_errors(weights: FloatArray, heads: Sequence[LinearHead], generator: np.random.Generator) -> list[Measured]:
+    """How exact claimed weights are, up to what decides nothing: one factor, and a shift of all classes.
+
+    Two statistics, means over heads: the share of weights within 2^-8 of the true ones' range, and bits per weight:
+    those of a uniform quantiser of that range with the same root mean square error, log2(range / (√12·error)).
+    """
+    claimed, true = (_centred(np.asarray(w, dtype=np.float64)) for w in (weights, [head.weight for head in heads]))
+
+    def errors(other: AnyArray) -> AnyArray:
+        """Errors [V, K, D] in units of the other heads' ranges."""
+        length = (claimed * claimed).sum((1, 2))
+        factor = np.divide((claimed * other).sum((1, 2)), length, out=np.zeros(len(other)), where=length > 0)
+        span = np.maximum(np.ptp(other, axis=(1, 2)), 1e-300)
+        relative: AnyArray = (factor[:, None, None] * claimed - other) / span[:, None, None]
+        return relative
+
+    def shares(other: AnyArray) -> AnyArray:
+        near: AnyArray = (np.abs(errors(other)) <= 2.0**-_BITS).mean((1, 2))
+        return near
+
+    def bits(other: AnyArray) -> AnyArray:
+        root = np.sqrt(np.square(errors(other)).mean((1, 2)) * 12)
+        exact: AnyArray = np.clip(-np.log2(np.maximum(root, 2.0**-_MOST_BITS)), 0.0, _MOST_BITS)
+        return exact
+
+    found = []
+    for name, score in ((f"weights_within_{_BITS}_bits", shares), ("bits_per_weight", bits)):
+        own = score(true)
+        chance = float(np.mean([score(np.roll(true, shift, axis=0)).mean() for shift in _shifts(len(true))]))
+        found.append(measured(name, float(own.mean()), bootstrap_means(own, generator), true.size, len(own), chance))
+    return found
+
+
+def _centred(weights: AnyArray) -> AnyArray:
+    centred: AnyArray = weights - weights.mean(axis=1, keepdims=True)
+    return centred
 
 
 def _shifts(heads: int) -> range:

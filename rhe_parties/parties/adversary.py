@@ -7,7 +7,7 @@ seat as envelopes like everybody else's, so the key holder counts and refuses th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from rhe_parties.attacks.base import (
     AS_IS,
     CIPHERTEXT,
     AttackContext,
+    Blocked,
     Claim,
     PriorKnowledge,
     Strategy,
@@ -26,12 +27,20 @@ from rhe_parties.errors import FailureCode, ProtocolError, RheError
 from rhe_parties.messages import Envelope
 from rhe_parties.messages.adversarial import CLAIM_ARRAYS, NULL_PREFIX
 from rhe_parties.messages.checks import empty
-from rhe_parties.messages.payloads import AttackRequest, ClaimReport, ClientAdmitted, Decision, Failure, ViewPart
+from rhe_parties.messages.payloads import (
+    AttackRequest,
+    ClaimReport,
+    ClassifyResponse,
+    ClientAdmitted,
+    Decision,
+    Failure,
+    ViewPart,
+)
 from rhe_parties.messages.recipes import RecipeSpec
 from rhe_parties.parties.base import Asker, Party
-from rhe_parties.parties.interview import Interview, Questions, SeatOracle
+from rhe_parties.parties.interview import Heard, Interview, Questions, SeatOracle
 from rhe_parties.registry import parse_options
-from rhe_parties.threat.model import ADVERSARY, KEY_HOLDER, LABORATORY
+from rhe_parties.threat.model import ADVERSARY, KEY_HOLDER, LABORATORY, MODEL_HOST
 from rhe_parties.threat.view import AdversaryView, Observation
 from rhe_parties.types import FloatArray, IntArray
 
@@ -51,13 +60,39 @@ class Progress:
 
 @dataclass
 class _Work:
-    """A strategy that waits for answers: who ordered it, and what has come in so far."""
+    """A strategy that waits for answers: who ordered it, and what has come in so far.
+
+    `asked` are the numbers of its questions; `told` maps the number of an order to the host to that of its question;
+    `waiting` are the numbers of both whose answers have not come.
+    """
 
     order: AttackRequest
     asker: Asker
     interview: Interview
-    waiting: dict[int, int]
-    answers: list[Decision | Failure | None]
+    asked: list[int] = field(default_factory=list)
+    told: dict[int, int] = field(default_factory=dict)
+    waiting: set[int] = field(default_factory=set)
+    got: dict[int, Decision | Failure | ClassifyResponse] = field(default_factory=dict)
+
+    def take(self, number: int, answer: Decision | Failure | ClassifyResponse) -> bool:
+        """Note an answer; whether it was waited for. The host's refusal of an order is one of its question."""
+        if isinstance(answer, Failure):
+            number = self.told.get(number, number)
+            self.waiting -= {order for order, question in self.told.items() if question == number}
+        if number not in self.waiting:
+            return False
+        self.waiting.discard(number)
+        self.got[number] = answer
+        return True
+
+    def heard(self) -> Heard:
+        """What the strategy waited for."""
+        answers = [self.got[number] for number in self.asked]
+        copies = {question: self.got.get(order) for order, question in self.told.items()}
+        return Heard(
+            [answer for answer in answers if not isinstance(answer, ClassifyResponse)],
+            [copy if isinstance(copy := copies.get(n), ClassifyResponse) else None for n in self.asked],
+        )
 
 
 class AdversarySeat(Party):
@@ -81,6 +116,7 @@ class AdversarySeat(Party):
             AttackRequest: self._on_attack,
             ClientAdmitted: self._on_admitted,
             Decision: self._on_decision,
+            ClassifyResponse: self._on_copy,
         }
 
     def _on_admitted(self, envelope: Envelope, _payload: ClientAdmitted) -> list[Envelope]:
@@ -128,7 +164,7 @@ class AdversarySeat(Party):
         if oracle is not None:
             oracle.interview = interview
         interview.start()
-        return self._go_on(_Work(payload, Asker.of(envelope), interview, {}, []))
+        return self._go_on(_Work(payload, Asker.of(envelope), interview))
 
     def _go_on(self, work: _Work) -> list[Envelope]:
         """Let the strategy work until it asks or ends; whatever it does, its cell says so and the run goes on."""
@@ -140,30 +176,35 @@ class AdversarySeat(Party):
             item = _report(work.order, "error", error=reason)
         if not isinstance(item, Questions):
             return [self.answer(work.asker, item)]
+        orders = [self.send(MODEL_HOST, order) for order in item.orders]
         sent = [self.send(KEY_HOLDER, request) for request in item.requests]
-        work.waiting = {envelope.sequence: place for place, envelope in enumerate(sent)}
-        work.answers = [None] * len(sent)
+        work.asked = [envelope.sequence for envelope in sent]
+        work.told = dict(zip([envelope.sequence for envelope in orders], work.asked, strict=False))
+        copied = [e.sequence for e, order in zip(orders, item.orders, strict=True) if not order.ciphertexts]
+        work.waiting, work.got = {*work.asked, *copied}, {}
         self._work = work
-        return sent
+        return [*orders, *sent]
 
     def _on_decision(self, envelope: Envelope, payload: Decision) -> list[Envelope]:
         self.require_sender(envelope, KEY_HOLDER)
         return self._take(envelope, payload)
 
+    def _on_copy(self, envelope: Envelope, payload: ClassifyResponse) -> list[Envelope]:
+        """What the host that the adversary holds replied to a question."""
+        self.require_sender(envelope, MODEL_HOST)
+        return self._take(envelope, payload)
+
     def _on_failure(self, envelope: Envelope, payload: Failure) -> list[Envelope]:
         """A refusal of a question is for the strategy to deal with."""
-        if self._work is None or envelope.reply_to not in self._work.waiting:
+        if self._work is None or envelope.reply_to not in {*self._work.waiting, *self._work.told}:
             return super()._on_failure(envelope, payload)
         return self._take(envelope, payload)
 
-    def _take(self, envelope: Envelope, answer: Decision | Failure) -> list[Envelope]:
+    def _take(self, envelope: Envelope, answer: Decision | Failure | ClassifyResponse) -> list[Envelope]:
         work = self._work
-        if work is None or envelope.reply_to not in work.waiting:
+        if work is None or not work.take(envelope.reply_to, answer) or work.waiting:
             return []
-        work.answers[work.waiting.pop(envelope.reply_to)] = answer
-        if work.waiting:
-            return []
-        work.interview.answer([item for item in work.answers if item is not None])
+        work.interview.answer(work.heard())
         return self._go_on(work)
 
     def _run(self, payload: AttackRequest, view: AdversaryView, oracle: SeatOracle | None) -> ClaimReport:
@@ -173,6 +214,8 @@ class AdversarySeat(Party):
         )
         needs = cls.needs if payload.variant == AS_IS else cls.ciphertext_needs
         held = view.holds() | challenge_holds(payload.challenge)
+        if payload.active and Observation.REPLIES in held:
+            held |= {Observation.HOST_CONTROL}
         if payload.variant == CIPHERTEXT and (not needs or Observation.ENCRYPTED_HEAD not in held):
             return _report(payload, "not-applicable")
         if self._prior.two_layer is not None:
@@ -183,6 +226,8 @@ class AdversarySeat(Party):
         if missing:
             return _report(payload, "blocked", missing=tuple(missing))
         claim = self._attack(strategy, view, payload, oracle)
+        if isinstance(claim, Blocked):
+            return _report(payload, "blocked", missing=claim.missing)
         if not isinstance(claim, Claim):
             raise TypeError(f"{payload.adversary} returned {type(claim).__name__}, expected Claim")
         used = [0 if oracle is None else oracle.used(head) for head in claim.head_ids]
@@ -190,7 +235,7 @@ class AdversarySeat(Party):
 
     def _attack(
         self, strategy: Strategy, view: AdversaryView, payload: AttackRequest, oracle: SeatOracle | None
-    ) -> Claim:
+    ) -> Claim | Blocked:
         prior = self._prior if payload.recipe is None else self._prior.with_recipe(payload.recipe)
         context = AttackContext(
             seed=payload.seed,
@@ -199,11 +244,12 @@ class AdversarySeat(Party):
             progress=self._note,
             memory=self._memory.setdefault(payload.recipe, {}),
             oracle=oracle,
+            host=oracle,
             challenge=payload.challenge,
             defences=payload.defences,
         )
         if payload.variant == CIPHERTEXT:
-            run = strategy.attack_ciphertexts
+            run: Callable[..., Claim | Blocked] = strategy.attack_ciphertexts
         else:
             run = strategy.attack if self._prior.two_layer is None else strategy.attack_two_layer
         return run(view, prior, context)

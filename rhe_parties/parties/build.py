@@ -7,6 +7,7 @@ in particular.
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,10 +46,10 @@ def build_party(setup: bytes, pool: Pool | None = None) -> Party:
     run_id, role = decode_setup(setup)
     if isinstance(role, KeyHolderSetup):
         from rhe_parties.parties.key_holder import KeyHolder
-        from rhe_parties.parties.release import Release, parse_release
+        from rhe_parties.parties.release import parse_release
 
         defences = [(_defence(spec), dict(zip(spec.fitted_names, spec.fitted, strict=True))) for spec in role.defences]
-        release = Release(parse_release(role.release).kind, defences)
+        release = replace(parse_release(role.release), defences=defences)
         return KeyHolder(run_id, role.plan, role.query_budget, release, role.max_images)
 
     from rhe_parties.threads import limited_threads, one_blas_thread
@@ -64,10 +65,11 @@ def _computing_party(run_id: str, role: DataOwnerSetup | ModelHostSetup | Advers
     if isinstance(role, DataOwnerSetup):
         return _data_owner(run_id, role)
     if isinstance(role, ModelHostSetup):
-        from rhe_parties.parties.model_host import HostLimits, ModelHost
+        from rhe_parties.parties.model_host import Corruption, HostLimits, ModelHost
 
         limits = HostLimits(role.gather_delay_ms / 1000, role.gather_inputs, role.max_images, role.max_heads)
-        return ModelHost(run_id, _backbone(role.backbone), limits, evaluator=role.evaluator)
+        corruption = Corruption(role.active) if role.corrupted else None
+        return ModelHost(run_id, _backbone(role.backbone), limits, evaluator=role.evaluator, corruption=corruption)
     return _adversary(run_id, role, pool)
 
 
@@ -85,6 +87,7 @@ def _data_owner(run_id: str, role: DataOwnerSetup) -> Party:
         role.sets,
         role.seed,
         role.max_heads,
+        role.tag,
     )
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from rhe_parties.defences.base import Defence
 from rhe_parties.defences.chain import trainer_of
 from rhe_parties.errors import FailureCode, ProtocolError
 from rhe_parties.he.scheme import HeadEncryptor, PublicMaterial, make_encryptor
+from rhe_parties.he.tag import encrypt_tagged
 from rhe_parties.messages import Envelope
+from rhe_parties.messages.checks import empty
 from rhe_parties.messages.fingerprints import head_fingerprint
 from rhe_parties.messages.payloads import (
     EncryptedHead,
@@ -43,6 +47,7 @@ class _Pending:
     head: LinearHead | BinaryHead
     fingerprint: str
     scale: float
+    tag: IntArray
 
 
 class DataOwner(Party):
@@ -55,6 +60,7 @@ class DataOwner(Party):
         labels: int64 [n].
         sets: int64 [V, N], the training images of each head.
         max_heads: most heads that are kept, to encrypt them again when the key is replaced.
+        tag: whether encrypted heads get a secret last row by which the key holder knows honest replies.
     """
 
     def __init__(
@@ -69,6 +75,7 @@ class DataOwner(Party):
         sets: IntArray,
         seed: int,
         max_heads: int = MAX_HEADS,
+        tag: bool = False,
     ) -> None:
         super().__init__(DATA_OWNER, run_id)
         self._backbone = backbone
@@ -82,6 +89,7 @@ class DataOwner(Party):
         self._seed = seed
         self._features: FloatArray | None = None
         self._max_heads = max_heads
+        self._tagged = tag
         self._encryptor: HeadEncryptor | None = None
         self._key = ""
         # Heads on their way: waiting for a key, sent to the host, and confirmed by the key holder.
@@ -123,23 +131,26 @@ class DataOwner(Party):
 
     def _sent(self, asker: Asker, head_id: str, head: LinearHead | BinaryHead) -> Envelope:
         """The head on its way to the host, encrypted where the defence says so."""
-        payload, scale = self._payload(head_id, head)
-        self._pending[head_id] = _Pending(asker, head, head_fingerprint(payload), scale)
+        payload, scale, tag = self._payload(head_id, head)
+        self._pending[head_id] = _Pending(asker, head, head_fingerprint(payload), scale, tag)
         return self.send(MODEL_HOST, payload, cause=asker)
 
     def _payload(
         self, head_id: str, head: LinearHead | BinaryHead
-    ) -> tuple[PlainHead | TwoLayerHead | EncryptedHead, float]:
-        backbone = self._backbone.fingerprint
+    ) -> tuple[PlainHead | TwoLayerHead | EncryptedHead, float, IntArray]:
+        backbone, tag = self._backbone.fingerprint, empty(np.float32)
         if self._encrypts:
             if self._encryptor is None:
                 raise ProtocolError(FailureCode.UNEXPECTED, "no public key material has arrived yet")
-            held, scale = self._encryptor.encrypt(*head.encryptable)
-            return EncryptedHead(head_id, held.key_fingerprint, backbone, held.ciphertexts), scale
+            if self._tagged:
+                held, scale, tag = encrypt_tagged(self._encryptor, *head.encryptable)
+            else:
+                held, scale = self._encryptor.encrypt(*head.encryptable)
+            return EncryptedHead(head_id, held.key_fingerprint, backbone, held.ciphertexts), scale, tag
         if isinstance(head, LinearHead):
-            return PlainHead(head_id, head.weight, head.bias, backbone), 0.0
+            return PlainHead(head_id, head.weight, head.bias, backbone), 0.0, tag
         weight, bias = head.deep.layers[1]
-        return TwoLayerHead(head_id, head.deep.activation, *head.hidden_layer, weight, bias, backbone), 0.0
+        return TwoLayerHead(head_id, head.deep.activation, *head.hidden_layer, weight, bias, backbone), 0.0, tag
 
     def _on_public_material(self, envelope: Envelope, payload: PublicMaterial) -> list[Envelope]:
         """Encrypt what waits; under a new key also everything that was encrypted under the one before."""
@@ -170,7 +181,9 @@ class DataOwner(Party):
             )
         self.settle(envelope.reply_to)
         key = self._key if self._encrypts else ""
-        notice = HeadNotice(payload.head_id, payload.fingerprint, self._encrypts, pending.scale, self._classes, key)
+        notice = HeadNotice(
+            payload.head_id, payload.fingerprint, self._encrypts, pending.scale, self._classes, key, pending.tag
+        )
         return [self.send(KEY_HOLDER, notice, cause=pending.asker)]
 
     def _on_head_ready(self, envelope: Envelope, payload: HeadReady) -> list[Envelope]:

@@ -15,13 +15,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rhe_parties.attacks.base import Answers
+from rhe_parties.attacks.base import Answers, HostAnswers
 from rhe_parties.errors import BudgetError, FailureCode, NumericError, ProtocolError
 from rhe_parties.messages.checks import check_images
-from rhe_parties.messages.payloads import AskDecisions, ClaimReport, ClientAdmitted, Decision, Failure
+from rhe_parties.messages.payloads import (
+    AskDecisions,
+    ClaimReport,
+    ClassifyResponse,
+    ClientAdmitted,
+    Decision,
+    Failure,
+    HostOrder,
+)
 from rhe_parties.types import UInt8Array
 
-__all__ = ["Abandoned", "Interview", "Questions", "SeatOracle"]
+__all__ = ["Abandoned", "Heard", "Interview", "Questions", "SeatOracle"]
 
 # Images in one request: small enough for any party's limits and for short handling times.
 _PER_REQUEST = 1000
@@ -33,9 +41,18 @@ class Abandoned(Exception):
 
 @dataclass(frozen=True)
 class Questions:
-    """Requests that the strategy wants answered before it goes on."""
+    """Requests that the strategy wants answered before it goes on, and what the host is told about each."""
 
     requests: tuple[AskDecisions, ...]
+    orders: tuple[HostOrder, ...] = ()
+
+
+@dataclass(frozen=True)
+class Heard:
+    """Answers in the order of the requests, and of each the host's reply where a copy of it was ordered."""
+
+    answers: list[Decision | Failure]
+    copies: list[ClassifyResponse | None]
 
 
 class Interview:
@@ -45,7 +62,7 @@ class Interview:
         self._run = run
         self._computing = computing
         self._out: queue.SimpleQueue[Questions | ClaimReport | BaseException] = queue.SimpleQueue()
-        self._in: queue.SimpleQueue[list[Decision | Failure] | None] = queue.SimpleQueue()
+        self._in: queue.SimpleQueue[Heard | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="strategy", daemon=True)
 
     def start(self) -> None:
@@ -72,25 +89,25 @@ class Interview:
             raise item
         return item
 
-    def answer(self, answers: list[Decision | Failure]) -> None:
-        """Give the strategy what it asked for, in the order of the requests."""
-        self._in.put(answers)
+    def answer(self, heard: Heard) -> None:
+        """Give the strategy what it asked for."""
+        self._in.put(heard)
 
     def abandon(self) -> None:
         """Have the strategy end at its next question."""
         self._in.put(None)
 
-    def ask(self, requests: tuple[AskDecisions, ...]) -> list[Decision | Failure]:
+    def ask(self, requests: tuple[AskDecisions, ...], orders: tuple[HostOrder, ...] = ()) -> Heard:
         """Called in the strategy's thread: wait for the answers."""
-        self._out.put(Questions(requests))
-        answers = self._in.get()
-        if answers is None:
+        self._out.put(Questions(requests, orders))
+        heard = self._in.get()
+        if heard is None:
             raise Abandoned
-        return answers
+        return heard
 
 
 class SeatOracle:
-    """The oracle that a strategy sees: `rhe_parties.attacks.base.Oracle` by way of messages."""
+    """What a strategy sees: `rhe_parties.attacks.base.Oracle` and `HostOracle` by way of messages."""
 
     def __init__(self, grant: ClientAdmitted, prefix: str) -> None:
         self.budget = grant.budget
@@ -104,25 +121,46 @@ class SeatOracle:
     def ask(self, head_id: str, images: UInt8Array) -> Answers:
         """See `rhe_parties.attacks.base.Oracle.ask`."""
         check_images(images)
-        left = self.budget - self.used(head_id)
-        if self.budget and len(images) > left:
-            raise BudgetError(f"{len(images)} images asked, {left} of {self.budget} are left for head {head_id[:64]!r}")
+        self._check_budget(head_id, len(images))
         requests = tuple(
             AskDecisions(self._name(), head_id, images[start : start + _PER_REQUEST])
             for start in range(0, len(images), _PER_REQUEST)
         )
+        heard = self._listening().ask(requests).answers
+        decided = [self._decided(request, answer) for request, answer in zip(requests, heard, strict=True)]
+        return Answers(
+            np.concatenate([item.classes for item in decided]), np.concatenate([item.logits for item in decided])
+        )
+
+    def ask_through_host(self, head_id: str, images: UInt8Array, ciphertexts: tuple[bytes, ...] = ()) -> HostAnswers:
+        """See `rhe_parties.attacks.base.HostOracle.ask_through_host`."""
+        check_images(images)
+        self._check_budget(head_id, len(images))
+        request = AskDecisions(self._name(), head_id, images)
+        heard = self._listening().ask((request,), (HostOrder(request.request_id, ciphertexts),))
+        decision = self._decided(request, heard.answers[0])
+        copy = heard.copies[0]
+        return HostAnswers(
+            decision.classes, decision.logits, decision.raw, ciphertexts if copy is None else copy.ciphertexts
+        )
+
+    def _check_budget(self, head_id: str, images: int) -> None:
+        left = self.budget - self.used(head_id)
+        if self.budget and images > left:
+            raise BudgetError(f"{images} images asked, {left} of {self.budget} are left for head {head_id[:64]!r}")
+
+    def _listening(self) -> Interview:
         if self.interview is None:
             raise RuntimeError("nobody listens to this oracle yet")
-        classes, logits = [], []
-        for request, answer in zip(requests, self.interview.ask(requests), strict=True):
-            if isinstance(answer, Failure):
-                raise _error(answer)
-            if len(answer.classes) != len(request.images):
-                raise NumericError(f"{len(answer.classes)} decisions came for {len(request.images)} images")
-            self._used[head_id] = answer.used
-            classes.append(answer.classes)
-            logits.append(answer.logits)
-        return Answers(np.concatenate(classes), np.concatenate(logits))
+        return self.interview
+
+    def _decided(self, request: AskDecisions, answer: Decision | Failure) -> Decision:
+        if isinstance(answer, Failure):
+            raise _error(answer)
+        if len(answer.classes) != len(request.images):
+            raise NumericError(f"{len(answer.classes)} decisions came for {len(request.images)} images")
+        self._used[request.head_id] = answer.used
+        return answer
 
     def used(self, head_id: str) -> int:
         """See `rhe_parties.attacks.base.Oracle.used`."""

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from rhe_parties.errors import BudgetError, FailureCode, MessageError, NumericError, ProtocolError, SchemeError
-from rhe_parties.he.plan import HeadPlan
+import numpy as np
+
+from rhe_parties.errors import (
+    BudgetError,
+    FailureCode,
+    MessageError,
+    NumericError,
+    ParameterError,
+    ProtocolError,
+    SchemeError,
+)
+from rhe_parties.he.noise import ckks_error
+from rhe_parties.he.plan import CKKS_SCALE_BITS, HeadPlan
 from rhe_parties.he.scheme import KeyCustody, LogitCiphertexts, make_custody
+from rhe_parties.he.tag import tag_holds
 from rhe_parties.messages import Envelope
+from rhe_parties.messages.checks import empty
 from rhe_parties.messages.fingerprints import response_digest
 from rhe_parties.messages.payloads import (
     AdmitClient,
@@ -30,7 +43,7 @@ from rhe_parties.messages.public import export_public
 from rhe_parties.messages.setups import MAX_IMAGES
 from rhe_parties.parties.base import Asker, Party
 from rhe_parties.parties.recent import RecentIds
-from rhe_parties.parties.release import Release
+from rhe_parties.parties.release import RAW_SCHEME, Release
 from rhe_parties.threat.model import DATA_OWNER, KEY_HOLDER, LABORATORY, MODEL_HOST
 from rhe_parties.types import AnyArray
 
@@ -40,6 +53,10 @@ __all__ = ["KeyHolder"]
 MAX_OPEN = 4096
 MAX_KNOWN_HEADS = 65_536
 MAX_CLIENTS = 256
+# Numbers of raw values in one decision, 8 bytes each.
+MAX_RAW_VALUES = 2**24
+# Answers that flooding is measured for where nothing limits them; and how far noise is bounded, in deviations.
+_UNLIMITED, _DEVIATIONS = 65_536, 6.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +84,9 @@ class KeyHolder(Party):
         query_budget: images decided over the whole run, 0 for no limit.
         release: what goes out, and the defences that act on it.
         max_images: most images in one request.
+
+    Raises:
+        ParameterError: raw values shall go out, and the plan's scheme has none.
     """
 
     def __init__(
@@ -80,7 +100,11 @@ class KeyHolder(Party):
         super().__init__(KEY_HOLDER, run_id)
         self._custody: KeyCustody | None = None if plan is None else make_custody(plan)
         self._release = release if release is not None else Release()
+        if self._release.raw and (plan is None or plan.scheme != RAW_SCHEME):
+            raise ParameterError(f"release={self._release.name!r} is not allowed without scheme {RAW_SCHEME!r}")
         self._heads: dict[str, HeadNotice] = {}
+        # Heads that nothing more is decided on, and why.
+        self._stopped: dict[str, str] = {}
         self._open: OrderedDict[str, _Open] = OrderedDict()
         self._used = RecentIds()
         self._rotation: _Rotation | None = None
@@ -187,7 +211,7 @@ class KeyHolder(Party):
         if payload.client not in self._clients and len(self._clients) >= MAX_CLIENTS:
             raise ProtocolError(FailureCode.REFUSED, f"{MAX_CLIENTS} clients are admitted, no more are taken")
         self._clients[payload.client] = payload.budget
-        admitted = ClientAdmitted(payload.client, payload.budget, self._release.kind)
+        admitted = ClientAdmitted(payload.client, payload.budget, self._release.name)
         return [self.send(payload.client, admitted), self.answer(envelope, admitted)]
 
     def _on_ask(self, envelope: Envelope, payload: AskDecisions) -> list[Envelope]:
@@ -199,6 +223,7 @@ class KeyHolder(Party):
             raise NumericError(
                 f"{batch} images in one request; at most {self._max_images} are allowed", FailureCode.OVERSIZED
             )
+        self._check_raw(batch, head.classes)
         if self._budget and self._decided + batch > self._budget:
             raise ProtocolError(
                 FailureCode.REFUSED,
@@ -209,6 +234,16 @@ class KeyHolder(Party):
         sent = self.send(MODEL_HOST, request, cause=envelope)
         self._open[payload.request_id] = _Open(Asker.of(envelope), head, batch, sent.sequence)
         return [sent, *self._forget_the_oldest()]
+
+    def _check_raw(self, batch: int, classes: int) -> None:
+        if not self._release.raw:
+            return
+        most = MAX_RAW_VALUES // (classes * self._keys().public.plan.degree // 2)
+        if batch > most:
+            raise NumericError(
+                f"{batch} images in one request; at most {most} are allowed where raw values are released",
+                FailureCode.OVERSIZED,
+            )
 
     def _count(self, client: str, head_id: str, batch: int) -> None:
         """Count `batch` images against the budgets.
@@ -227,6 +262,8 @@ class KeyHolder(Party):
 
     def _head(self, head_id: str) -> HeadNotice:
         head = self._heads.get(head_id)
+        if head_id in self._stopped:
+            raise ProtocolError(FailureCode.REFUSED, f"head {head_id[:64]!r} is closed: {self._stopped[head_id]}")
         if head is not None:
             return head
         if self._rotation is not None and head_id in self._rotation.missing:
@@ -263,19 +300,34 @@ class KeyHolder(Party):
         """Decide for every part; a response that does not fit as a whole changes nothing."""
         self.require_sender(envelope, MODEL_HOST)
         opened = self._checked(payload)
-        logits = self._logits(payload, opened[0].head)
+        head = opened[0].head
+        logits, raw = self._opened(payload, head)
+        if head.tag.size:
+            if not tag_holds(logits, head.tag, self._keys().public.plan):
+                return self._stop(envelope, payload, opened)
+            logits = logits[:, :-1]
         decisions, start = [], 0
         for part, request in zip(payload.parts, opened, strict=True):
-            rows = logits[start : start + part.batch]
+            rows = slice(start, start + part.batch)
             start += part.batch
             used = self._decided_for.get((request.asker.name, request.head.head_id), 0)
-            decisions.append(self._decision(part, request.head, rows, used))
+            decisions.append(self._decision(part, request.head, logits[rows], raw[rows], used))
         # Nothing can fail from here on.
         pairs = zip(decisions, opened, strict=True)
         replies = [self.answer(request.asker, decision) for decision, request in pairs]
         for part in payload.parts:
             self._close(part.request_id)
         return replies
+
+    def _stop(self, envelope: Envelope, payload: ClassifyResponse, opened: list[_Open]) -> list[Envelope]:
+        """No honest host computes what this reply holds: nothing of it goes out, nor anything more of this head."""
+        head_id = payload.head_id
+        self._stopped[head_id] = "a reply was none that an honest host computes: its tag does not hold"
+        error = ProtocolError(FailureCode.REFUSED, f"head {head_id[:64]!r}: {self._stopped[head_id]}")
+        replies = [self.refuse(request.asker, error) for request in opened]
+        for part in payload.parts:
+            self._close(part.request_id)
+        return [*replies, self.refuse(Asker.of(envelope), error)]
 
     def _checked(self, payload: ClassifyResponse) -> list[_Open]:
         """The open requests that a response answers, in the order of its parts.
@@ -308,21 +360,38 @@ class KeyHolder(Party):
                 raise NumericError(f"{part.saturated} of {part.batch} inputs cannot have been scaled down")
         return opened
 
-    def _logits(self, payload: ClassifyResponse, head: HeadNotice) -> AnyArray:
-        batch = payload.batch
+    def _opened(self, payload: ClassifyResponse, head: HeadNotice) -> tuple[AnyArray, AnyArray]:
+        """Logits [B, K], and what goes out of the decoded slots [B, K, S]: nothing unless the policy is `raw`."""
+        batch, raw = payload.batch, empty(np.float32)
         logits: AnyArray = payload.plain_logits
         if head.encrypted:
-            logits = self._keys().decrypt(LogitCiphertexts(payload.ciphertexts, batch))
-        if logits.shape != (batch, head.classes):
+            custody: Any = self._keys()
+            reply = LogitCiphertexts(payload.ciphertexts, batch)
+            if self._release.raw:
+                slots = custody.decrypt_slots(reply)
+                logits, raw = slots[..., 0], self._release.slots(slots, self._limit(), self._noise())
+            else:
+                logits = custody.decrypt(reply)
+        rows = head.classes + bool(head.tag.size)
+        if logits.shape != (batch, rows):
             raise NumericError(
-                f"logits of shape {list(logits.shape)}, expected {[batch, head.classes]}", FailureCode.BAD_TENSOR
+                f"logits of shape {list(logits.shape)}, expected {[batch, rows]}", FailureCode.BAD_TENSOR
             )
-        return logits
+        return logits, raw
 
-    def _decision(self, part: ResponsePart, head: HeadNotice, logits: AnyArray, used: int) -> Decision:
+    def _limit(self) -> int:
+        """Answers that anybody can get at most."""
+        return self._budget or max((n or _UNLIMITED for n in self._clients.values()), default=_UNLIMITED)
+
+    def _noise(self) -> float:
+        """Bound on the noise of a decoded slot."""
+        plan = self._keys().public.plan
+        return _DEVIATIONS * ckks_error(plan.degree, plan.features, CKKS_SCALE_BITS)
+
+    def _decision(self, part: ResponsePart, head: HeadNotice, logits: AnyArray, raw: AnyArray, used: int) -> Decision:
         """What the policy and its defences make of the exact logits."""
         classes, released = self._release.answer(logits, head.weight_scale if head.encrypted else 1.0)
-        return Decision(part.request_id, head.head_id, classes, part.saturated, released, used)
+        return Decision(part.request_id, head.head_id, classes, part.saturated, released, used, raw)
 
     @property
     def fingerprint(self) -> str:

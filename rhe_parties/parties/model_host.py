@@ -22,6 +22,7 @@ from rhe_parties.messages.payloads import (
     EncryptedHead,
     Failure,
     HeadInstalled,
+    HostOrder,
     PlainHead,
     PublicMaterialRequest,
     ResponsePart,
@@ -35,10 +36,10 @@ from rhe_parties.model.mlp import DeepHead
 from rhe_parties.parties.base import Asker, Party
 from rhe_parties.parties.gather import Gatherer
 from rhe_parties.parties.recent import RecentIds
-from rhe_parties.threat.model import DATA_OWNER, KEY_HOLDER, MODEL_HOST
+from rhe_parties.threat.model import ADVERSARY, DATA_OWNER, KEY_HOLDER, MODEL_HOST
 from rhe_parties.types import FloatArray, UInt8Array
 
-__all__ = ["HostLimits", "ModelHost"]
+__all__ = ["Corruption", "HostLimits", "ModelHost"]
 
 # Inputs of a full batch where no encryption says what fits into one ciphertext.
 PLAIN_BATCH = 256
@@ -47,6 +48,8 @@ MAX_GATHERED_BYTES = 256 * 2**20
 MAX_WAITING = 64
 # Gathered replies whose requests are kept until newer ones follow.
 MAX_SENT_BATCHES = 4
+# Orders of the adversary that wait for their request.
+MAX_ORDERS = 64
 # Room for an envelope's other fields beside the logits.
 _MARGIN_BYTES = 2**20
 
@@ -59,6 +62,13 @@ class HostLimits:
     gather_inputs: int = MAX_GATHERED
     max_images: int = MAX_IMAGES
     max_heads: int = MAX_HEADS
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """What the adversary's seat may have of this host: copies of replies and, where `active`, other ones sent."""
+
+    active: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,6 +94,7 @@ class ModelHost(Party):
         limits: bounds, and the delay; without one every request is answered at once.
         clock: seconds on a clock that never goes back.
         evaluator: who multiplies the encrypted head; see `rhe_parties.he.evaluators`.
+        corruption: where the adversary controls this host; None: it takes no orders.
     """
 
     def __init__(
@@ -93,11 +104,15 @@ class ModelHost(Party):
         limits: HostLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
         evaluator: str = "auto",
+        corruption: Corruption | None = None,
     ) -> None:
         super().__init__(MODEL_HOST, run_id)
         self._backbone = backbone
         self._limits = limits if limits is not None else HostLimits()
         self._clock, self._evaluator = clock, evaluator
+        self._corruption = corruption
+        # What the adversary ordered for requests to come: request id -> its envelope.
+        self._orders: OrderedDict[str, Envelope] = OrderedDict()
         self._gatherer: Gatherer[_Held] = Gatherer(
             self._limits.gather_delay, self._limits.gather_inputs, MAX_GATHERED_BYTES
         )
@@ -115,6 +130,7 @@ class ModelHost(Party):
             EncryptedHead: self._on_encrypted_head,
             PublicMaterial: self._on_public_material,
             ClassifyRequest: self._on_classify,
+            HostOrder: self._on_order,
         }
 
     # ---- installing --------------------------------------------------------------------------------------------
@@ -250,11 +266,41 @@ class ModelHost(Party):
         if payload.request_id in self._taken:
             raise ProtocolError(FailureCode.REPLAY, f"request id {payload.request_id[:64]!r} was used before")
         self._taken.add(payload.request_id)
+        order = self._orders.pop(payload.request_id, None)
+        if order is not None and isinstance(order.payload, HostOrder):
+            return self._obey(order, order.payload, envelope, payload)
         images, material = payload.images, self._material
         full = material.plan.batch if installed.key_fingerprint and material is not None else PLAIN_BATCH
         held = _Held(Asker.of(envelope), payload)
         batches = self._gatherer.add(payload.head_id, held, len(images), images.nbytes, full, self._clock())
         return self._answers(batches)
+
+    def _on_order(self, envelope: Envelope, payload: HostOrder) -> list[Envelope]:
+        """A host is as honest as its set-up says: orders come from the seat of the adversary that corrupted it."""
+        self.require_sender(envelope, ADVERSARY)
+        if self._corruption is None or (payload.ciphertexts and not self._corruption.active):
+            reason = "only reads here" if self._corruption is not None else "does not control this host"
+            raise ProtocolError(FailureCode.REFUSED, f"the adversary {reason}")
+        self._orders[payload.request_id] = envelope
+        while len(self._orders) > MAX_ORDERS:
+            self._orders.popitem(last=False)
+        return []
+
+    def _obey(self, order: Envelope, told: HostOrder, request: Envelope, asked: ClassifyRequest) -> list[Envelope]:
+        """Answer as ordered: what the adversary gave, or what is computed with a copy for the adversary."""
+        if not told.ciphertexts:
+            response = self._classify([asked])
+            return [self.answer(request, response), self.answer(order, response)]
+        installed = self._heads[asked.head_id]
+        part = ResponsePart(asked.request_id, len(asked.images), 0)
+        response = sealed(
+            ClassifyResponse(
+                asked.head_id, installed.fingerprint, installed.key_fingerprint, (part,), empty(np.float32),
+                told.ciphertexts,
+            )
+        )  # fmt: skip
+        reply = self.send(request.sender, response, reply_to=request.sequence, cause=order)
+        return [reply]
 
     def _check_images(self, images: UInt8Array) -> None:
         if len(images) > self._limits.max_images:

@@ -44,7 +44,7 @@ class RecipeSpec(_message.Message):
     def __init__(self, learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., init_std: _Optional[float] = ..., epochs: _Optional[int] = ..., hidden: _Optional[int] = ..., activation: _Optional[str] = ..., clip: _Optional[float] = ..., noise_multiplier: _Optional[float] = ..., sampling_rate: _Optional[float] = ..., steps: _Optional[int] = ..., relax: _Optional[float] = ..., centre: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class AttackRequest(_message.Message):
-    __slots__ = ("world", "adversary", "source", "variant", "option_names", "option_values", "seed", "view", "head_ids", "challenge", "parts", "recipe", "defences")
+    __slots__ = ("world", "adversary", "source", "variant", "option_names", "option_values", "seed", "view", "head_ids", "challenge", "parts", "recipe", "defences", "active")
     WORLD_FIELD_NUMBER: _ClassVar[int]
     ADVERSARY_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
@@ -58,6 +58,7 @@ class AttackRequest(_message.Message):
     PARTS_FIELD_NUMBER: _ClassVar[int]
     RECIPE_FIELD_NUMBER: _ClassVar[int]
     DEFENCES_FIELD_NUMBER: _ClassVar[int]
+    ACTIVE_FIELD_NUMBER: _ClassVar[int]
     world: str
     adversary: str
     source: str
@@ -71,7 +72,8 @@ class AttackRequest(_message.Message):
     parts: int
     recipe: RecipeSpec
     defences: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, world: _Optional[str] = ..., adversary: _Optional[str] = ..., source: _Optional[str] = ..., variant: _Optional[str] = ..., option_names: _Optional[_Iterable[str]] = ..., option_values: _Optional[_Iterable[str]] = ..., seed: _Optional[int] = ..., view: _Optional[_Iterable[bytes]] = ..., head_ids: _Optional[_Iterable[str]] = ..., challenge: _Optional[_Union[Challenge, _Mapping]] = ..., parts: _Optional[int] = ..., recipe: _Optional[_Union[RecipeSpec, _Mapping]] = ..., defences: _Optional[_Iterable[str]] = ...) -> None: ...
+    active: bool
+    def __init__(self, world: _Optional[str] = ..., adversary: _Optional[str] = ..., source: _Optional[str] = ..., variant: _Optional[str] = ..., option_names: _Optional[_Iterable[str]] = ..., option_values: _Optional[_Iterable[str]] = ..., seed: _Optional[int] = ..., view: _Optional[_Iterable[bytes]] = ..., head_ids: _Optional[_Iterable[str]] = ..., challenge: _Optional[_Union[Challenge, _Mapping]] = ..., parts: _Optional[int] = ..., recipe: _Optional[_Union[RecipeSpec, _Mapping]] = ..., defences: _Optional[_Iterable[str]] = ..., active: _Optional[bool] = ...) -> None: ...
 
 class Challenge(_message.Message):
     __slots__ = ("candidates", "candidate_labels", "known_images", "known_labels", "target_labels", "initial_weights", "property_values", "property_name")

@@ -66,20 +66,22 @@ class HeadInstalled(_message.Message):
     def __init__(self, head_id: _Optional[str] = ..., fingerprint: _Optional[str] = ...) -> None: ...
 
 class HeadNotice(_message.Message):
-    __slots__ = ("head_id", "fingerprint", "encrypted", "weight_scale", "classes", "key_fingerprint")
+    __slots__ = ("head_id", "fingerprint", "encrypted", "weight_scale", "classes", "key_fingerprint", "tag")
     HEAD_ID_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     ENCRYPTED_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_SCALE_FIELD_NUMBER: _ClassVar[int]
     CLASSES_FIELD_NUMBER: _ClassVar[int]
     KEY_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    TAG_FIELD_NUMBER: _ClassVar[int]
     head_id: str
     fingerprint: str
     encrypted: bool
     weight_scale: float
     classes: int
     key_fingerprint: str
-    def __init__(self, head_id: _Optional[str] = ..., fingerprint: _Optional[str] = ..., encrypted: _Optional[bool] = ..., weight_scale: _Optional[float] = ..., classes: _Optional[int] = ..., key_fingerprint: _Optional[str] = ...) -> None: ...
+    tag: _tensor_pb2.Tensor
+    def __init__(self, head_id: _Optional[str] = ..., fingerprint: _Optional[str] = ..., encrypted: _Optional[bool] = ..., weight_scale: _Optional[float] = ..., classes: _Optional[int] = ..., key_fingerprint: _Optional[str] = ..., tag: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
 
 class HeadReady(_message.Message):
     __slots__ = ("head_id",)

@@ -56,17 +56,27 @@ class ClassifyResponse(_message.Message):
     def __init__(self, head_id: _Optional[str] = ..., head_fingerprint: _Optional[str] = ..., key_fingerprint: _Optional[str] = ..., parts: _Optional[_Iterable[_Union[ResponsePart, _Mapping]]] = ..., plain_logits: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., ciphertexts: _Optional[_Iterable[bytes]] = ..., digest: _Optional[bytes] = ...) -> None: ...
 
 class Decision(_message.Message):
-    __slots__ = ("request_id", "head_id", "classes", "saturated", "logits", "used")
+    __slots__ = ("request_id", "head_id", "classes", "saturated", "logits", "used", "raw")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     HEAD_ID_FIELD_NUMBER: _ClassVar[int]
     CLASSES_FIELD_NUMBER: _ClassVar[int]
     SATURATED_FIELD_NUMBER: _ClassVar[int]
     LOGITS_FIELD_NUMBER: _ClassVar[int]
     USED_FIELD_NUMBER: _ClassVar[int]
+    RAW_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     head_id: str
     classes: _tensor_pb2.Tensor
     saturated: int
     logits: _tensor_pb2.Tensor
     used: int
-    def __init__(self, request_id: _Optional[str] = ..., head_id: _Optional[str] = ..., classes: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., saturated: _Optional[int] = ..., logits: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., used: _Optional[int] = ...) -> None: ...
+    raw: _tensor_pb2.Tensor
+    def __init__(self, request_id: _Optional[str] = ..., head_id: _Optional[str] = ..., classes: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., saturated: _Optional[int] = ..., logits: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., used: _Optional[int] = ..., raw: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
+
+class HostOrder(_message.Message):
+    __slots__ = ("request_id", "ciphertexts")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    CIPHERTEXTS_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    ciphertexts: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, request_id: _Optional[str] = ..., ciphertexts: _Optional[_Iterable[bytes]] = ...) -> None: ...

@@ -38,7 +38,7 @@ class DefenceSpec(_message.Message):
     def __init__(self, reference: _Optional[str] = ..., source: _Optional[str] = ..., option_names: _Optional[_Iterable[str]] = ..., option_values: _Optional[_Iterable[str]] = ..., fitted_names: _Optional[_Iterable[str]] = ..., fitted: _Optional[_Iterable[_Union[_tensor_pb2.Tensor, _Mapping]]] = ...) -> None: ...
 
 class DataOwnerSetup(_message.Message):
-    __slots__ = ("backbone", "recipe", "defences", "classes", "seed", "images", "labels", "sets", "threads", "max_heads")
+    __slots__ = ("backbone", "recipe", "defences", "classes", "seed", "images", "labels", "sets", "threads", "max_heads", "tag")
     BACKBONE_FIELD_NUMBER: _ClassVar[int]
     RECIPE_FIELD_NUMBER: _ClassVar[int]
     DEFENCES_FIELD_NUMBER: _ClassVar[int]
@@ -49,6 +49,7 @@ class DataOwnerSetup(_message.Message):
     SETS_FIELD_NUMBER: _ClassVar[int]
     THREADS_FIELD_NUMBER: _ClassVar[int]
     MAX_HEADS_FIELD_NUMBER: _ClassVar[int]
+    TAG_FIELD_NUMBER: _ClassVar[int]
     backbone: BackboneSpec
     recipe: _adversary_pb2.RecipeSpec
     defences: _containers.RepeatedCompositeFieldContainer[DefenceSpec]
@@ -59,10 +60,11 @@ class DataOwnerSetup(_message.Message):
     sets: _tensor_pb2.Tensor
     threads: int
     max_heads: int
-    def __init__(self, backbone: _Optional[_Union[BackboneSpec, _Mapping]] = ..., recipe: _Optional[_Union[_adversary_pb2.RecipeSpec, _Mapping]] = ..., defences: _Optional[_Iterable[_Union[DefenceSpec, _Mapping]]] = ..., classes: _Optional[int] = ..., seed: _Optional[int] = ..., images: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., labels: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., sets: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., threads: _Optional[int] = ..., max_heads: _Optional[int] = ...) -> None: ...
+    tag: bool
+    def __init__(self, backbone: _Optional[_Union[BackboneSpec, _Mapping]] = ..., recipe: _Optional[_Union[_adversary_pb2.RecipeSpec, _Mapping]] = ..., defences: _Optional[_Iterable[_Union[DefenceSpec, _Mapping]]] = ..., classes: _Optional[int] = ..., seed: _Optional[int] = ..., images: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., labels: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., sets: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., threads: _Optional[int] = ..., max_heads: _Optional[int] = ..., tag: _Optional[bool] = ...) -> None: ...
 
 class ModelHostSetup(_message.Message):
-    __slots__ = ("backbone", "threads", "gather_delay_ms", "gather_inputs", "max_images", "max_heads", "evaluator")
+    __slots__ = ("backbone", "threads", "gather_delay_ms", "gather_inputs", "max_images", "max_heads", "evaluator", "corrupted", "active")
     BACKBONE_FIELD_NUMBER: _ClassVar[int]
     THREADS_FIELD_NUMBER: _ClassVar[int]
     GATHER_DELAY_MS_FIELD_NUMBER: _ClassVar[int]
@@ -70,6 +72,8 @@ class ModelHostSetup(_message.Message):
     MAX_IMAGES_FIELD_NUMBER: _ClassVar[int]
     MAX_HEADS_FIELD_NUMBER: _ClassVar[int]
     EVALUATOR_FIELD_NUMBER: _ClassVar[int]
+    CORRUPTED_FIELD_NUMBER: _ClassVar[int]
+    ACTIVE_FIELD_NUMBER: _ClassVar[int]
     backbone: BackboneSpec
     threads: int
     gather_delay_ms: float
@@ -77,7 +81,9 @@ class ModelHostSetup(_message.Message):
     max_images: int
     max_heads: int
     evaluator: str
-    def __init__(self, backbone: _Optional[_Union[BackboneSpec, _Mapping]] = ..., threads: _Optional[int] = ..., gather_delay_ms: _Optional[float] = ..., gather_inputs: _Optional[int] = ..., max_images: _Optional[int] = ..., max_heads: _Optional[int] = ..., evaluator: _Optional[str] = ...) -> None: ...
+    corrupted: bool
+    active: bool
+    def __init__(self, backbone: _Optional[_Union[BackboneSpec, _Mapping]] = ..., threads: _Optional[int] = ..., gather_delay_ms: _Optional[float] = ..., gather_inputs: _Optional[int] = ..., max_images: _Optional[int] = ..., max_heads: _Optional[int] = ..., evaluator: _Optional[str] = ..., corrupted: _Optional[bool] = ..., active: _Optional[bool] = ...) -> None: ...
 
 class KeyHolderSetup(_message.Message):
     __slots__ = ("plan", "query_budget", "release", "max_images", "defences")

@@ -120,6 +120,20 @@ _HEADS = {
         "The same on random mixtures of features, where decisions are less obvious than on images.",
         "baseline",
     ),
+    "weights_within_8_bits": Statistic(
+        "weights known to 8 bits",
+        "percent",
+        "Share of the head's weights that the copy has to within 1/256 of their range, up to one factor and "
+        "a shift of all classes, which decide nothing. The baseline is the same against other victims' heads.",
+        "baseline",
+    ),
+    "bits_per_weight": Statistic(
+        "bits known of each weight",
+        "number",
+        "How finely the weights' range would have to be cut for rounding to make errors as small as the copy's. The "
+        "baseline is the same against other victims' heads.",
+        "baseline",
+    ),
     "queries": Statistic(
         "questions asked per head",
         "count",

@@ -158,6 +158,7 @@ _KINDS = {
     "failure": "failure: could not do it",
     "admit_client": "order: let a client ask",
     "client_admitted": "the client may ask",
+    "host_order": "the adversary's order to its host",
     "elided": "messages left out of the record",
     "health_request": "are you there?",
     "health_report": "yes, here",
@@ -191,6 +192,10 @@ def _modifier_words(modifier: str) -> str:
     """What `+client` or `+release=POLICY` in a world's name changes."""
     if modifier == "client":
         return "the adversary may ask as a client"
+    if modifier == "tag":
+        return "replies carry a secret tag"
+    if modifier == "malicious":
+        return "the host answers it as it likes"
     if modifier.startswith("release="):
         policy = modifier.removeprefix("release=")
         return "only classes released" if policy == "classes" else f"{policy.replace(':', ' ')} released"

@@ -79,6 +79,7 @@ def attack(
         challenge=lab.task.challenge,
         recipe=RecipeSpec.of(world.recipe or lab.recipe),
         defences=tuple(applied.text for applied in world.defences),
+        active=world.malicious,
     )
     started = time.perf_counter()
     with reporter.stage(f"world {world.name}: {attacker.strategy.name or attacker.reference}", 1.0) as update:

@@ -80,8 +80,9 @@ class Parameters(BaseModel):
     property_values: Numbers = Field((), description="values that the property may take; empty for its usual two")
     worlds: Names = Field(
         ("none", "rhe"),
-        description="defences to compare: NAME[:SCHEME][+client][+decisions][+release=POLICY]; +client: the adversary "
-        "may ask the key holder, +decisions: it also sees what the key holder releases to others",
+        description="defences to compare: NAME[:SCHEME][+client][+decisions][+malicious][+release=POLICY]; +client: "
+        "the adversary may ask the key holder, +decisions: it also sees what the key holder releases to others, "
+        "+malicious: the host answers its requests as it likes",
     )
     adversary: Names = Field(("head-readout", "span-inversion"), description="strategies, besides prior-only")
     scheme: str = Field("bfv", description="scheme of the encrypted head in the world rhe")
@@ -105,7 +106,7 @@ class Parameters(BaseModel):
         60_000, ge=0, description="images of each head that it decides for the adversary as a client; 0 is no limit"
     )
     initial_weights: bool = Field(False, description="whether the adversary knows the heads' weights before training")
-    release: str = Field("classes", description="what the key holder lets out: classes or logits")
+    release: str = Field("classes", description="what the key holder lets out: classes, logits or, under ckks, raw")
     gather_delay_ms: float = Field(
         0.0, ge=0, le=60_000, allow_inf_nan=False, description="how long the host may gather requests for one head"
     )

@@ -270,9 +270,15 @@ def _feature_norm(parameters: Parameters, backbone: Backbone, public: UInt8Array
 def _with_plan(world: World, parameters: Parameters, shape: tuple[int, int], norm: float) -> World:
     if not world.scheme:
         return world
-    p = parameters
+    p, (features, classes) = parameters, shape
     plan = plan_head(
-        *shape, (p.hidden,) if p.hidden else (), p.batch, p.logit_error, scheme=world.scheme, feature_norm=norm
+        features,
+        classes + world.tag,
+        (p.hidden,) if p.hidden else (),
+        p.batch,
+        p.logit_error,
+        scheme=world.scheme,
+        feature_norm=norm,
     )
     return dataclasses.replace(world, plan=plan)
 

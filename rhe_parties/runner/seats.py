@@ -45,6 +45,7 @@ def party_setups(lab: Laboratory, world: World) -> dict[str, bytes]:
         sets=lab.truth.sets,
         threads=p.threads,
         max_heads=max(MAX_HEADS, len(lab.truth.sets)),
+        tag=world.tag,
     )
     most = max(MAX_IMAGES, lab.evaluation.shape[1])
     setups: dict[str, PartySetup] = {
@@ -62,6 +63,8 @@ def party_setups(lab: Laboratory, world: World) -> dict[str, bytes]:
             max_images=most,
             max_heads=owner.max_heads,
             evaluator=p.evaluator,
+            corrupted=MODEL_HOST in p.corrupted,
+            active=world.malicious,
         ),
         DATA_OWNER: owner,
     }

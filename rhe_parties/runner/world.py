@@ -13,14 +13,14 @@ from rhe_parties.he.scheme import scheme_catalogue
 from rhe_parties.messages.setups import DefenceSpec
 from rhe_parties.model.head import Recipe
 from rhe_parties.model.two_layer import BatchRecipe
-from rhe_parties.parties.release import parse_release
+from rhe_parties.parties.release import RAW_SCHEME, parse_release
 from rhe_parties.registry import is_file_reference, parse_options, read_plugin_source, split_options
 from rhe_parties.runner.parameters import Parameters
-from rhe_parties.threat.model import KEY_HOLDER, LABORATORY, ThreatModel
+from rhe_parties.threat.model import KEY_HOLDER, LABORATORY, MODEL_HOST, ThreatModel
 
 __all__ = ["AppliedDefence", "World", "resolve_worlds"]
 
-_ADDITIONS = ("client", "decisions", "release=POLICY")
+_ADDITIONS = ("client", "decisions", "malicious", "release=POLICY", "tag")
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ class World:
         client: the key holder takes the adversary as a client.
         decisions: the adversary also sees what the key holder releases to others.
         release: the key holder's policy in this world, "" for the run's.
+        malicious: the host that the adversary sits at answers the adversary's own requests as it likes.
+        tag: encrypted heads have a secret last row by which the key holder knows replies of an honest host.
         plan: of the encrypted head.
         recipe: how heads are trained here.
         facts: about the defences in force.
@@ -70,6 +72,8 @@ class World:
     client: bool = False
     decisions: bool = False
     release: str = ""
+    malicious: bool = False
+    tag: bool = False
     plan: HeadPlan | None = None
     recipe: Recipe | BatchRecipe | None = None
     facts: tuple[Fact, ...] = ()
@@ -77,6 +81,7 @@ class World:
 
     def threat_model(self, general: ThreatModel) -> ThreatModel:
         """The run's threat model as it is in this world."""
+        general = dataclasses.replace(general, active=self.malicious)
         if not self.decisions:
             return general
         return dataclasses.replace(general, tapped_links=(*general.tapped_links, (KEY_HOLDER, LABORATORY)))
@@ -119,6 +124,10 @@ class World:
             )
         if self.decisions:
             said.append(f"the adversary sees what the key holder releases to others: {released}")
+        if self.malicious:
+            said.append("the host answers the adversary's own requests with ciphertexts of the adversary's choice")
+        if self.tag:
+            said.append("a secret linear tag in every head shows the key holder replies that no honest host computes")
         return "; ".join(said)
 
 
@@ -131,7 +140,26 @@ def resolve_worlds(parameters: Parameters) -> list[World]:
     schemes = list(scheme_catalogue())
     if parameters.scheme not in schemes:
         raise unknown_name("scheme", parameters.scheme, schemes)
-    return [_world(name, parameters.scheme, schemes) for name in parameters.worlds]
+    worlds = [_world(name, parameters.scheme, schemes) for name in parameters.worlds]
+    for world in worlds:
+        _check(world, parameters)
+    return worlds
+
+
+def _check(world: World, parameters: Parameters) -> None:
+    """Refuse additions that a world cannot have."""
+    if world.malicious and (not world.scheme or MODEL_HOST not in parameters.corrupted):
+        raise ParameterError(
+            f"world {world.name!r}: +malicious is not allowed without encryption, nor without model-host in corrupted"
+        )
+    if world.tag and world.scheme != "bfv":
+        raise ParameterError(f"world {world.name!r}: +tag is not allowed (allowed: with scheme bfv)")
+    policy = parse_release(world.release or parameters.release)
+    if policy.raw and world.scheme != RAW_SCHEME:
+        raise ParameterError(
+            f"world {world.name!r}: release={policy.name!r} is not allowed: only scheme {RAW_SCHEME!r} decrypts to "
+            f"more than logits (such as rhe:{RAW_SCHEME}+client+release=raw)"
+        )
 
 
 def _world(name: str, usual: str, schemes: list[str]) -> World:
@@ -145,8 +173,12 @@ def _world(name: str, usual: str, schemes: list[str]) -> World:
             world = dataclasses.replace(world, client=True)
         elif addition == "decisions":
             world = dataclasses.replace(world, decisions=True)
+        elif addition == "malicious":
+            world = dataclasses.replace(world, malicious=True)
+        elif addition == "tag":
+            world = dataclasses.replace(world, tag=True)
         elif key == "release" and equals:
-            world = dataclasses.replace(world, release=parse_release(value).kind)
+            world = dataclasses.replace(world, release=parse_release(value).name)
         else:
             applied, other = _defence(addition, name)
             scheme = other or scheme

@@ -7,6 +7,7 @@ import time
 import numpy as np
 
 from rhe_parties.errors import FailureCode, SchemeError, TransportError
+from rhe_parties.he.plan import HeadPlan
 from rhe_parties.he.scheme import PublicMaterial, make_custody, make_encryptor, make_evaluator
 from rhe_parties.messages.payloads import AdmitClient, AskDecisions, ClientAdmitted, Decision, HeadReady, TrainHead
 from rhe_parties.metrics.cost import message_costs
@@ -119,7 +120,12 @@ def _twin_decisions(lab: Laboratory, world: World) -> IntArray:
     """What the integer twin, the same plan without encryption, decides on the same heads."""
     if world.plan is None:
         raise SchemeError(FailureCode.UNEXPECTED, f"world {world.name!r} has no encryption plan")
-    custody = make_custody(world.plan.twin())
+    plan = world.plan.twin()
+    if world.tag:  # the twin decides without one
+        plan = HeadPlan.from_dict(
+            plan.choices() | {"classes": plan.classes - 1, "tile_classes": min(plan.tile_classes, plan.classes - 1)}
+        )
+    custody = make_custody(plan)
     public: PublicMaterial = custody.public
     encryptor = make_encryptor(public)
     decisions = []

@@ -125,6 +125,7 @@ class Trial:
                 seed=seed,
                 view=() if empty else self._view(bench),
                 head_ids=lab.head_ids[:: -1 if backwards else 1],
+                active=lab.worlds[0].malicious,
                 challenge=Challenge() if empty else _turned(lab.task.challenge, backwards),
             )
             board = Switchboard(bench, Transcript(), lab.run_id, self.scene.world, TIMEOUT)
@@ -173,6 +174,9 @@ class _WatchedSeat(AdversarySeat):
         super()._note(fraction, text)
 
 
+_ENCRYPTED = {Observation.ENCRYPTED_HEAD, Observation.PUBLIC_KEY, Observation.HOST_CONTROL}
+
+
 def scene_for(needs: frozenset[Observation], parameters: Mapping[str, Any], classes: int = 10) -> Scene:
     """A scene that holds `needs`; with two classes it has one victim, the smallest there is.
 
@@ -192,12 +196,14 @@ def scene_for(needs: frozenset[Observation], parameters: Mapping[str, Any], clas
             given["task"] = task
     if Observation.INITIAL_WEIGHTS in needs:
         given["initial_weights"] = True
-    world = "rhe" if needs & {Observation.ENCRYPTED_HEAD, Observation.PUBLIC_KEY} else "none"
-    if needs & {Observation.ORACLE, Observation.ORACLE_SCORES}:
+    world = "rhe" if needs & _ENCRYPTED else "none"
+    if needs & {Observation.ORACLE, Observation.ORACLE_SCORES, Observation.VALUES, Observation.HOST_CONTROL}:
         world += "+client"
     if needs & {Observation.DECISIONS, Observation.RELEASED_SCORES}:
         world += "+decisions"
-    if needs & {Observation.RELEASED_SCORES, Observation.ORACLE_SCORES}:
+    if Observation.HOST_CONTROL in needs:
+        world += "+malicious"
+    if needs & {Observation.RELEASED_SCORES, Observation.ORACLE_SCORES, Observation.VALUES}:
         world += "+release=logits"
     if classes == 2:
         given["victims"] = 1

@@ -26,7 +26,7 @@ class ThreatModel:
     Attributes:
         corrupted: parties whose every sent and received envelope the adversary sees.
         tapped_links: (sender, recipient) pairs whose envelopes it sees.
-        active: whether it may change or inject messages; only passive adversaries exist so far.
+        active: whether it has the corrupted host answer its own requests as it likes.
         query_budget: images that the KeyHolder decides in a run, None for no limit.
         decisions_leak: what the KeyHolder releases, and to whom.
         knows: prior knowledge, out of `backbone`, `recipe`, `auxiliary`, `initial-weights`, `all-but-one` and
@@ -49,8 +49,8 @@ class ThreatModel:
         for item in self.knows:
             if item not in _KNOWLEDGE_TEXT:
                 raise unknown_name("prior knowledge", item, _KNOWLEDGE_TEXT)
-        if self.active:
-            raise ParameterError("active=True is not allowed: strategies are passive so far (allowed: False)")
+        if self.active and MODEL_HOST not in self.corrupted:
+            raise ParameterError(f"an active adversary must sit at the host: corrupted={','.join(self.corrupted)!r}")
 
     def rows(self) -> list[tuple[str, str]]:
         """The model as (aspect, value) rows for tables and reports."""

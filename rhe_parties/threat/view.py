@@ -11,6 +11,7 @@ from typing import TypeVar
 from rhe_parties.messages import Envelope, Payload, decode
 from rhe_parties.messages.payloads import (
     ClassifyRequest,
+    ClassifyResponse,
     ClientAdmitted,
     Decision,
     EncryptedHead,
@@ -34,11 +35,17 @@ class Observation(StrEnum):
     ENCRYPTED_HEAD = "encrypted head"
     PUBLIC_KEY = "public key material"
     QUERIES = "classify requests"
+    REPLIES = "the host's replies"
     DECISIONS = "decisions"
     RELEASED_SCORES = "released scores"
+    RAW_VALUES = "raw decoded values"
+    # Scores or raw values, seen or to be had for images of its own choice.
+    VALUES = "any values beside the classes"
     # A client of the key holder may ask for decisions on images of its own choice.
     ORACLE = "answers to images of its own choice"
     ORACLE_SCORES = "scores for images of its own choice"
+    # What an active adversary's host replies is the adversary's to choose.
+    HOST_CONTROL = "control of the host's answers"
     # What the laboratory's challenge adds to the view; see `rhe_parties.messages.adversarial.Challenge`.
     CANDIDATES = "candidate images to judge"
     KNOWN_IMAGES = "all training images but one"
@@ -52,6 +59,7 @@ _EVIDENCE: dict[Observation, type[Payload]] = {
     Observation.ENCRYPTED_HEAD: EncryptedHead,
     Observation.PUBLIC_KEY: PublicMaterial,
     Observation.QUERIES: ClassifyRequest,
+    Observation.REPLIES: ClassifyResponse,
     Observation.DECISIONS: Decision,
     Observation.ORACLE: ClientAdmitted,
 }
@@ -95,8 +103,13 @@ class AdversaryView:
         held = {what for what, kind in _EVIDENCE.items() if kind in kinds}
         if any(decision.logits.size for decision in self.of_kind(Decision)):
             held.add(Observation.RELEASED_SCORES)
-        if any(grant.release != "classes" for grant in self.of_kind(ClientAdmitted)):
+        grants = {grant.release.partition(":")[0] for grant in self.of_kind(ClientAdmitted)}
+        if grants - {"classes", "raw"}:
             held.add(Observation.ORACLE_SCORES)
+        if "raw" in grants or any(decision.raw.size for decision in self.of_kind(Decision)):
+            held.add(Observation.RAW_VALUES)
+        if held & {Observation.RELEASED_SCORES, Observation.ORACLE_SCORES, Observation.RAW_VALUES}:
+            held.add(Observation.VALUES)
         return frozenset(held)
 
 

@@ -1,0 +1,1 @@
+"""What an adversary does with a host that it controls and a key holder that answers."""
