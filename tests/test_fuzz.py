@@ -32,7 +32,7 @@ def test_spoilt_messages_do_no_harm() -> None:
     assert report.questions["wrong without a sign"] == 0
     # Every kind that these parties exchange, and every mutation, took part; so did most of the refusals.
     assert set(report.kinds) >= {kind for kind, cls in PAYLOADS.items() if cls is not Decision} - {
-        "attack_request", "health_report", "public_material_request", "key_rotated", "client_admitted",
+        "attack_request", "health_report", "public_material_request", "key_rotated", "client_admitted", "host_order",
     }  # fmt: skip
     assert set(report.mutations) >= {*Mutator(numpy_stream(0, "x")).names, RESEALED}
     assert len([name for name in report.answers if name.startswith("refused: ")]) >= 9

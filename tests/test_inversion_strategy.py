@@ -105,7 +105,7 @@ def test_attack_paints_the_inputs_and_its_null_does_not(scene: Scene) -> None:
     overall = np.square(to_unit(scene.prior.auxiliary_images).mean(axis=0) - scene.inputs).mean()
     assert error(claim, scene) < 0.85 * overall
     assert error(claim.null, scene) > overall
-    assert claim.notes["decimals of the released scores, by their values"] == "all"
+    assert claim.notes["rounding of the released scores"] == "none"
     # Scores of other heads' inputs paint other pictures.
     swapped = strategy.attack(whole_view(scene, np.roll(scene.logits, 5, axis=1)), scene.prior, context)
     assert error(swapped, scene) > overall

@@ -30,7 +30,7 @@ LOGITS = np.array([[0.1234567, -2.0, 1.98765], [5.5, 5.4999, -1.0]], dtype=np.fl
 
 def _decide(release: str, logits: Any = LOGITS, *defences: Defence) -> Envelope:
     """The decision of a key holder that gets these plain logits from the host."""
-    policy = Release(parse_release(release).kind, [(defence, {}) for defence in defences])
+    policy = Release(parse_release(release).kind, defences=[(defence, {}) for defence in defences])
     holder = KeyHolder("r", None, 0, policy)
     holder.handle(Envelope("r", DATA_OWNER, KEY_HOLDER, 1, 0, p.HeadNotice("h", "f", False, 0.0, 3)))
     holder.handle(Envelope("r", LABORATORY, KEY_HOLDER, 1, 0, p.AskDecisions("q", "h", IMAGES)))
@@ -98,7 +98,7 @@ def test_a_defence_that_releases_nonsense_is_refused() -> None:
         def release(self, classes: Any, logits: Any, fitted: Any) -> Any:
             return classes, logits * np.nan
 
-    holder = KeyHolder("r", None, 0, Release("logits", [(Broken(), {})]))
+    holder = KeyHolder("r", None, 0, Release("logits", defences=[(Broken(), {})]))
     with pytest.raises(NumericError, match="'broken' released"):
         holder._release.answer(LOGITS, 1.0)
 
@@ -131,10 +131,10 @@ def test_the_record_says_what_is_released_and_a_gathering_host_decides_alike(tmp
     }  # fmt: skip
     scenario = Scenario("tiny", "a test")
     plain = scenario.run(out=tmp_path / "a", quiet=True, **given)
-    gathered = scenario.run(out=tmp_path / "b", quiet=True, release="rounded:1", gather_delay_ms=20, batch=8, **given)
+    gathered = scenario.run(out=tmp_path / "b", quiet=True, release="logits", gather_delay_ms=20, batch=8, **given)
     assert dict(plain.threat_model)["decisions"] == "classes, to the party that asked; never to the host"
     released = dict(gathered.threat_model)["decisions"]
-    assert released == "classes and logits rounded to 1 decimal, to the party that asked; never to the host"
+    assert released == "classes and logits, to the party that asked; never to the host"
     assert [w.accuracy for w in plain.worlds] == [w.accuracy for w in gathered.worlds]
     # Ten images of two heads, each asked for by itself: two replies in each world.
     counts = {m.kind: m.count for m in gathered.worlds[1].messages}
