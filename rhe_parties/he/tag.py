@@ -5,13 +5,8 @@ included. An honest reply is linear in the rows and exact modulo t, so z_r = Σ_
 tolerance: logits as small as one likes are no way round it. To a host the row is as any other ciphertext.
 
 A host that does not know v has to guess Σ_k v_k·z_k for logits of its own making. That is uniform over the multiples
-<<<<<<< HEAD
-of 2^g, the largest power of two that divides them all: a guess is right with a probability of 2^g/t. As t is a power
-of two, logits out of {0, t/2} would be right every other time. The key holder therefore takes no logits, all zero
-=======
 of 2^g, the largest power of two that divides them all, and a guess is right with a probability of 2^g/t. As t is a
 power of two, logits out of {0, t/2} would be right every other time. The key holder therefore takes no logits, all zero
->>>>>>> active
 apart, for which that is above 2^-12. Honest ones are all divisible by as much with a probability of (2^11/t)^K.
 
 What still passes is every evaluation of the whole head, of any features that the host likes, or of another request's.
