@@ -12,8 +12,9 @@ import numpy as np
 
 from rhe_parties.attacks.base import AttackContext, Claim, PriorKnowledge, Strategy
 from rhe_parties.attacks.inversion_network.inputs import ConfidenceInputs, HeadInputs, NetworkInputs
-from rhe_parties.attacks.inversion_network.pairs import Nudge, ShadowPairs
+from rhe_parties.attacks.inversion_network.pairs import AnsweredPairs, Nudge, ShadowPairs
 from rhe_parties.attacks.inversion_network.training import Inverter, TrainingSettings, train_inverter
+from rhe_parties.attacks.membership.oracle import share_of_budget
 from rhe_parties.attacks.scores import ReleasedScores
 from rhe_parties.attacks.shadows.factory import ShadowFactory
 from rhe_parties.attacks.soft_label import SoftLabel
@@ -24,7 +25,7 @@ from rhe_parties.rng import numpy_stream, stream_seed, torch_stream
 from rhe_parties.threat.view import AdversaryView, Observation
 from rhe_parties.types import FloatArray, IntArray
 
-__all__ = ["InversionNetworkStrategy", "released_scores"]
+__all__ = ["AnsweredInversionStrategy", "InversionNetworkStrategy", "released_scores"]
 
 _HELD_OUT_SHARE = 8  # one auxiliary image of every class in so many is kept from the training
 _HELD_OUT_HEADS = 64
@@ -93,7 +94,7 @@ class InversionNetworkStrategy(Strategy):
         released = ReleasedScores.under(context.defences)
         logits = released.undone(logits)
         heads = self._solve_heads(view, prior, context) if self._may_solve(context) else None
-        made = self._network(released.grid, heads is not None, prior, context)
+        made = self._made(released, heads is not None, prior, context)
         context.progress(0.95, "painting inputs")
         weight, bias = (None, None) if heads is None else (heads.weights, heads.biases)
         inputs = made.inverter.decode(logits, weight, bias)
@@ -103,6 +104,9 @@ class InversionNetworkStrategy(Strategy):
             "error on auxiliary images": made.inverter.held_out.describe(),
         }
         return Claim(ids, inputs=inputs, notes=notes, null=self._null(ids, logits.shape[1], made, context))
+
+    def _made(self, released: ReleasedScores, aware: bool, prior: PriorKnowledge, context: AttackContext) -> _Made:
+        return self._network(released.grid, aware, prior, context)
 
     def _may_solve(self, context: AttackContext) -> bool:
         return bool(self.options.know_head) and context.oracle is not None and context.oracle.release != "classes"
@@ -123,15 +127,21 @@ class InversionNetworkStrategy(Strategy):
             nudge = Nudge(o.adversarial_share) if o.semantic else Nudge()
             pairs, test = self._pairs(kept, held, grid, nudge, prior, context, seed)
             inputs = self._inputs(pairs, kept, grid, aware, prior, seed)
-            semantic = o.semantic_weight if o.semantic else 0.0
-            settings = TrainingSettings(o.steps, o.batch, o.width, o.learning_rate, semantic)
-            made = train_inverter(
-                pairs, test, inputs, settings, seed,
-                lambda done: context.progress(0.35 + 0.6 * done, "training the inversion network"),
-            )  # fmt: skip
-            context.memory[key] = _Made(made, pairs)
+            context.memory[key] = self._trained(pairs, test, inputs, context, seed)
         result: _Made = context.memory[key]
         return result
+
+    def _trained(
+        self, pairs: ShadowPairs, test: ShadowPairs, inputs: NetworkInputs, context: AttackContext, seed: int
+    ) -> _Made:
+        o = self.options
+        semantic = o.semantic_weight if o.semantic else 0.0
+        settings = TrainingSettings(o.steps, o.batch, o.width, o.learning_rate, semantic)
+        made = train_inverter(
+            pairs, test, inputs, settings, seed,
+            lambda done: context.progress(0.35 + 0.6 * done, "training the inversion network"),
+        )  # fmt: skip
+        return _Made(made, pairs)
 
     def _pairs(
         self,
@@ -178,6 +188,56 @@ class InversionNetworkStrategy(Strategy):
         weight, bias = (part[drawn.heads].cpu().numpy() for part in (made.pairs.weight, made.pairs.bias))
         images = made.inverter.decode(drawn.logits.cpu().numpy()[:, None], weight, bias)
         return Claim(ids, inputs=images.reshape(len(ids), count, *images.shape[2:]))
+
+
+class AnsweredInversionStrategy(InversionNetworkStrategy):
+    """The same network, trained on what the victims themselves answer about auxiliary images.
+
+    The attack as it was published, and the one that poisoned answers (`lpa`, `lfp`) are made against: it believes what
+    it is told. `inversion-network` is the adversary that adapts, and trains on shadow heads of its own.
+    """
+
+    name = "inversion-answers"
+    summary = "classified images from released scores, by a network trained on the victims' own answers"
+    source = "Yang et al. 2019, arXiv 1902.08552"
+    needs = frozenset({Observation.RELEASED_SCORES, Observation.ORACLE, Observation.ORACLE_SCORES})
+
+    @dataclass(frozen=True)
+    class Options:
+        """Effort; see `InversionNetworkStrategy.Options`.
+
+        Attributes:
+            steps, batch, width, learning_rate, truncation: of the network and its training.
+            head_queries: auxiliary images that each head is asked about; 0: all, within the budget.
+        """
+
+        steps: int = 1500
+        batch: int = 128
+        width: int = 24
+        learning_rate: float = 5e-3
+        truncation: int = 0
+        head_queries: int = 0
+        semantic: bool = False
+        know_head: bool = False
+
+    def _made(self, released: ReleasedScores, aware: bool, prior: PriorKnowledge, context: AttackContext) -> _Made:
+        del aware
+        oracle, seed = context.require_oracle(), stream_seed(context.seed, "inversion-answers")
+        asked = share_of_budget(oracle, context.victims, self.options.head_queries or len(prior.auxiliary_labels))
+        rows = np.sort(numpy_stream(seed, "questions").permutation(len(prior.auxiliary_labels))[:asked])
+        answers = []
+        for number, head in enumerate(context.victims):
+            context.progress(0.3 * number / len(context.victims), f"asking about head {number + 1}")
+            answers.append(released.undone(oracle.ask(head, prior.auxiliary_images[rows]).logits))
+        every = np.stack(answers)
+        kept, held = _split(prior.auxiliary_labels[rows], prior.classes, seed)
+        train, test = (
+            AnsweredPairs(
+                prior.backbone, prior.auxiliary_images[rows[part]], prior.auxiliary_features[rows[part]], every[:, part]
+            )
+            for part in (kept, held)
+        )
+        return self._trained(train, test, self._inputs(train, kept, 0.0, False, prior, seed), context, seed)
 
 
 def released_scores(view: AdversaryView, victims: tuple[str, ...], classes: int) -> tuple[tuple[str, ...], FloatArray]:

@@ -20,7 +20,7 @@ from rhe_parties.errors import NumericError, ParameterError
 from rhe_parties.model.backbone import Backbone
 from rhe_parties.types import FloatArray, IntArray, UInt8Array
 
-__all__ = ["Nudge", "PairBatch", "ShadowPairs"]
+__all__ = ["AnsweredPairs", "Nudge", "PairBatch", "ShadowPairs"]
 
 
 @dataclass(frozen=True)
@@ -149,3 +149,32 @@ class ShadowPairs:
             images = start + (images - rate * slope.sign() - start).clamp(-self.nudge.size, self.nudge.size)
             images = images.clamp(-1, 1)
         return images.detach()
+
+
+class AnsweredPairs(ShadowPairs):
+    """Pairs of what the victims themselves answered about auxiliary images, as the public code trains its network.
+
+    Args:
+        backbone: the public network.
+        images: uint8 [n, C, H, W].
+        features: their backbone features float32 [n, D].
+        answers: released logits float32 [V, n, K].
+
+    Raises:
+        NumericError: arrays that do not fit together, or scores that are not finite.
+    """
+
+    def __init__(self, backbone: Backbone, images: UInt8Array, features: FloatArray, answers: FloatArray) -> None:
+        if answers.ndim != 3 or answers.shape[1] != len(images) or not np.isfinite(answers).all():
+            raise NumericError(f"inversion pairs: finite answers {answers.shape} and images {images.shape} must fit")
+        heads, _, classes = answers.shape
+        unknown = np.zeros((heads, classes, features.shape[1]), np.float32)
+        super().__init__(backbone, images, features, unknown, unknown[..., 0], np.empty((heads, 0), np.int64))
+        self.answers = torch.from_numpy(np.ascontiguousarray(answers, np.float32)).to(backbone.device)
+
+    def draw(self, count: int, generator: torch.Generator, nudged: bool = True) -> PairBatch:
+        """`count` random pairs."""
+        del nudged
+        heads = torch.randint(len(self.answers), (count,), generator=generator).to(self.sets.device)
+        chosen = torch.randint(len(self.images), (count,), generator=generator).to(self.sets.device)
+        return PairBatch(self.answers[heads, chosen], self.images[chosen], heads)
