@@ -205,6 +205,11 @@ def test_a_cell_that_fails_keeps_its_error_and_is_tried_again(
     (unlucky,) = [row for row in rows if row["cell"] == cells["head-readout", 60].name]
     assert (unlucky["outcome"], unlucky["error"]) == (None, cells["head-readout", 60].error)
     assert {row["error"] for row in rows if row["cell"] == moody.name} == {""}
+    plugin.write_text(plugin.read_text() + "# better\n")
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert f"(plug-in '{plugin}:Moody' has changed since)" in capsys.readouterr().err
 
 
 def _cells(out: Path) -> Any:

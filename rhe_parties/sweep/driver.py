@@ -191,23 +191,24 @@ class _Session:
 
 
 def _run(request: SweepRequest, session: _Session, waiting: list[Cell]) -> int:
-    """Run cells and store their results; returns how many there were at a time.
+    """Run cells and store their results; returns how many at a time it began with.
 
-    Ray reports dead processes on standard output, which is the summary's alone; the bar counts them.
+    Until it is closed Ray reports dead processes on standard output, which is the summary's alone; the bar counts them.
     """
     scenario = request.scenario
-    with Reporter(request.quiet, _PACE_SECONDS) as reporter:
+    with Reporter(request.quiet, _PACE_SECONDS) as reporter, contextlib.redirect_stdout(io.StringIO()):
         with reporter.stage("starting Ray" if request.address is None else "joining the Ray cluster", 1.0):
             jobs = make_jobs(request.address, request.parallel)
+        parallel = jobs.parallel
         try:
             orders = [Job(cell.name, _order(scenario, request.file, cell), _resources(cell)) for cell in waiting]
-            with reporter.stage("cells", len(waiting)) as update, contextlib.redirect_stdout(io.StringIO()):
+            with reporter.stage("cells", len(waiting)) as update:
                 progress = _Progress(update, len(waiting))
                 for end in jobs.run(run_cell, orders):
                     result = end.result if end.result is not None else CellResult(b"", end.lost, 0.0)
                     session.store(end.name, result, end.attempts)
                     progress.ended(result, end.attempts)
-            return jobs.parallel
+            return parallel
         finally:
             jobs.close()
 
