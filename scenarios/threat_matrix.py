@@ -9,6 +9,26 @@ Parts differ in what the adversary is asked for; worlds are the same everywhere.
 
 from rhe_parties import Campaign, run_as_program
 
+# Scores go to the adversary as a client, and it sees those that others are given.
+SCORES = "client+decisions+release=logits"
+WORLDS = (
+    "none",
+    "dp-sgd@epsilon=5",
+    "dp-sgd@epsilon=20",
+    "relaxloss@alpha=1.5",
+    "init-noise@std=0.02",
+    "rhe",
+    "rhe+client",
+    "rhe+decisions",
+    f"rhe+{SCORES}",
+    f"rhe+{SCORES}+rounding",
+    f"rhe+{SCORES}+lpa",
+    f"rhe+{SCORES}+lfp",
+    "rhe:ckks+client+release=raw",
+    "rhe+client+malicious",
+    "rhe+client+malicious+tag",
+)
+
 scenario = Campaign(
     name="threat_matrix",
     summary="Who can learn what about private training images, under which defence, at what cost.",
@@ -16,32 +36,46 @@ scenario = Campaign(
         "dataset": "digits",
         "images_per_class": 1,
         "victims": 20,
-        "batch": 64,
         "client_budget": 20_000,
-        "worlds": (
-            "none",
-            "dp-sgd@epsilon=5",
-            "dp-sgd@epsilon=20",
-            "relaxloss",
-            "init-noise",
-            "rhe",
-            "rhe+client",
-            "rhe+decisions",
-            "rhe+client+decisions+release=logits",
-            "rhe+client+decisions+release=logits+rounding",
-        ),
+        "worlds": WORLDS,
     },
     parts={
         "reconstruction": {
             "adversary": ("span-inversion", "hard-label", "soft-label"),
             "span-inversion.refine_steps": 0,
+            "span-inversion.shadow_heads": 300,
+            "span-inversion.ciphertext_shadows": 128,
+            "hard-label.decisions": 6000,
             "hard-label.reconstruct": False,
             "soft-label.reconstruct": False,
         },
         "membership": {"task": "membership", "adversary": ("span-membership", "lira-scores", "label-membership")},
-        "property": {"task": "property", "victims": 500, "evaluation_images": 2, "adversary": ("property-inference",)},
-        "informed": {"task": "informed", "adversary": ("informed",), "informed.refine_steps": 0},
-        "inversion": {"task": "inversion", "corrupted": (), "adversary": ("inversion-network",)},
+        "property": {"task": "property", "victims": 200, "evaluation_images": 2, "adversary": ("property-inference",)},
+        "informed": {
+            "task": "informed",
+            "adversary": ("informed",),
+            "informed.refine_steps": 0,
+            "informed.shadow_heads": 300,
+        },
+        "inversion": {
+            "task": "inversion",
+            "evaluation_images": 10,
+            "corrupted": (),
+            "worlds": tuple(world for world in WORLDS if "malicious" not in world),
+            "adversary": ("inversion-network", "inversion-answers"),
+            "inversion-network.know_head": False,
+            "inversion-network.steps": 400,
+            "inversion-answers.steps": 400,
+        },
+        "active": {
+            # Replies of several polynomials, without which weights cannot be compared.
+            "batch": 256,
+            "victims": 2,
+            "adversary": ("key-recovery", "malicious-host", "key-reading"),
+            "key-recovery.reconstruct": False,
+            "malicious-host.reconstruct": False,
+            "key-reading.reconstruct": False,
+        },
     },
 )
 
