@@ -37,14 +37,19 @@ scenario = Campaign(
         "images_per_class": 1,
         "victims": 20,
         "client_budget": 20_000,
+        "ciphertexts": "once",
         "worlds": WORLDS,
     },
     parts={
         "reconstruction": {
-            "adversary": ("span-inversion", "hard-label", "soft-label"),
+            "adversary": ("span-inversion",),
             "span-inversion.refine_steps": 0,
             "span-inversion.shadow_heads": 300,
             "span-inversion.ciphertext_shadows": 128,
+        },
+        "extraction": {
+            "victims": 4,
+            "adversary": ("hard-label", "soft-label"),
             "hard-label.decisions": 6000,
             "hard-label.reconstruct": False,
             "soft-label.reconstruct": False,

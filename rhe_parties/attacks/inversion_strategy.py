@@ -193,8 +193,8 @@ class InversionNetworkStrategy(Strategy):
 class AnsweredInversionStrategy(InversionNetworkStrategy):
     """The same network, trained on what the victims themselves answer about auxiliary images.
 
-    The attack as it was published, and the one that poisoned answers (`lpa`, `lfp`) are made against: it believes what
-    it is told. `inversion-network` is the adversary that adapts, and trains on shadow heads of its own.
+    The attack as it was published. Where answers are perturbed (`lpa`, `lfp`) it adapts, as what it trains on is
+    perturbed in the same way; `inversion-network`, trained on clean scores of shadow heads, knows nothing of that.
     """
 
     name = "inversion-answers"

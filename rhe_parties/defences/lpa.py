@@ -18,8 +18,8 @@ class LabelPreserving(Defence):
     """Adds to released scores what makes inversion networks that are trained on them err most.
 
     The winner stays the winner, no logit moves by more than `reach`, and the confidences of an answer change by at most
-    `budget` in total. It protects what is released, not the head: who holds the weights, or trains on clean scores of
-    shadow heads, is not poisoned.
+    `budget` in total. It protects what is released, not the head. It hurts a network most that was trained on clean
+    scores (of shadow heads); one that is trained on the perturbed answers themselves gets most of the way back.
     """
 
     name = "lpa"
@@ -31,8 +31,8 @@ class LabelPreserving(Defence):
     class Options:
         """`budget`: largest total change of an answer's confidences; `reach`: largest change of a logit."""
 
-        budget: float = 0.3
-        reach: float = 2.0
+        budget: float = 0.5
+        reach: float = 4.0
 
         def __post_init__(self) -> None:
             for name, value in (("budget", self.budget), ("reach", self.reach)):

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from rhe_parties.attacks.base import CIPHERTEXT
 from rhe_parties.data.datasets import Dataset, to_unit
 from rhe_parties.errors import MessageError, NumericError
 from rhe_parties.messages.payloads import AttackRequest, ClaimReport
@@ -52,6 +53,8 @@ def attack_world(
     board = Switchboard(transport, transcript, lab.run_id, world.name, lab.parameters.party_timeout)
     for attacker in lab.attackers:
         for variant in attacker.variants:
+            if variant == CIPHERTEXT and not lab.reads_ciphertexts(world):
+                continue
             record.attacks.append(attack(lab, world, attacker, variant, view, board, reporter))
 
 

@@ -23,6 +23,8 @@ __all__ = ["BASELINE", "TASKS", "Parameters", "parse_assignments", "read_paramet
 
 #: What heads may be trained to tell apart: the dataset's classes, or whether a class's number is odd.
 LABELS = ("classes", "parity")
+#: In which worlds attacks on ciphertexts run.
+CIPHERTEXTS = ("always", "once")
 #: What an adversary may be asked to find out; see `rhe_parties.runner.tasks`.
 TASKS = ("reconstruction", "membership", "property", "informed", "inversion")
 # Always run: without the claim of an adversary that saw nothing, no other number means anything.
@@ -85,6 +87,11 @@ class Parameters(BaseModel):
         "+malicious: the host answers its requests as it likes",
     )
     adversary: Names = Field(("head-readout", "span-inversion"), description="strategies, besides prior-only")
+    ciphertexts: str = Field(
+        "always",
+        description="where attacks also run on ciphertexts: always, or once: in the first world of each scheme, as "
+        "what the host holds of heads is the same in the others",
+    )
     scheme: str = Field("bfv", description="scheme of the encrypted head in the world rhe")
     feature_norm: float | None = Field(
         None, ge=2.0**-20, le=2.0**20, description="public bound of a feature vector's length; None calibrates it"
@@ -206,6 +213,8 @@ def _check_names(parameters: Parameters) -> None:
         raise unknown_name("task", parameters.task, TASKS)
     if parameters.device not in ("auto", "cpu", "cuda"):
         raise unknown_name("device", parameters.device, ("auto", "cpu", "cuda"))
+    if parameters.ciphertexts not in CIPHERTEXTS:
+        raise unknown_name("ciphertexts", parameters.ciphertexts, CIPHERTEXTS)
     if parameters.labels not in LABELS:
         raise unknown_name("labels", parameters.labels, LABELS)
     if parameters.activation not in ACTIVATIONS:

@@ -88,6 +88,12 @@ class Laboratory:
             )
         return self._heads[world.name]
 
+    def reads_ciphertexts(self, world: World) -> bool:
+        """Whether attacks run on this world's ciphertexts, as the parameter `ciphertexts` says."""
+        if self.parameters.ciphertexts == "always" or not world.scheme:
+            return True
+        return world is next(other for other in self.worlds if other.scheme == world.scheme)
+
     @property
     def head_ids(self) -> tuple[str, ...]:
         """Names of all victim heads, in the order of `truth.sets`."""

@@ -53,7 +53,10 @@ class Campaign(Scenario):
         found, used = {}, set()
         for part, difference in self.parts.items():
             layers = (CELL_DEFAULTS, self.parameters, difference, plain, own[part])
-            running = (BASELINE, *resolve_parameters(*layers).adversary)
+            named = resolve_parameters(*({k: v for k, v in layer.items() if "." not in k} for layer in layers))
+            running = (BASELINE, *named.adversary)
+            # What the scenario says of a strategy that the user left out says nothing any more.
+            layers = (*(_about(layer, running) for layer in layers[:3]), *layers[3:])
             mine = {key for key in options if key.rpartition(".")[0] in _spoken(running)}
             used |= mine
             found[part] = resolve_parameters(*layers, {key: general[key] for key in mine})
@@ -168,6 +171,11 @@ def _extend(cell: AttackRecord, other: AttackRecord) -> None:
     more: list[ResultRecord] = [result for result in other.results if result.statistic not in known]
     cell.results.extend(more)
     cell.seconds += other.seconds
+
+
+def _about(layer: Mapping[str, Any], running: Sequence[str]) -> dict[str, Any]:
+    """A layer without options of strategies that do not run."""
+    return {key: value for key, value in layer.items() if "." not in key or key.rpartition(".")[0] in _spoken(running)}
 
 
 def _spoken(names: Sequence[str]) -> set[str]:

@@ -1,0 +1,119 @@
+"""Released scores that are moved or swapped: what stays, what changes, and what an inversion network makes of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rhe_parties.data.datasets import load_dataset
+from rhe_parties.defences.base import Fitted, PublicData
+from rhe_parties.defences.lfp import LabelFlipping
+from rhe_parties.defences.lpa import LabelPreserving
+from rhe_parties.defences.poisoning import allowed_share, shadow_logits, softmax
+from rhe_parties.errors import ParameterError
+from rhe_parties.model.backbone import load_backbone
+from rhe_parties.model.head import Recipe
+from rhe_parties.model.two_layer import BatchRecipe
+from rhe_parties.rng import numpy_stream
+from rhe_parties.types import AnyArray, FloatArray
+
+RECIPE = Recipe.paper("strokenet", 1)
+LPA = LabelPreserving()
+
+
+@pytest.fixture(scope="module")
+def public() -> PublicData:
+    dataset, backbone = load_dataset("digits"), load_backbone("strokenet")
+    rows = np.arange(800)
+    return PublicData(dataset.images[rows], backbone.extract(dataset.images[rows]), dataset.labels[rows], 10, 1, 3)
+
+
+@pytest.fixture(scope="module")
+def fitted(public: PublicData) -> Fitted:
+    return LPA.fit(public, RECIPE)
+
+
+@pytest.fixture(scope="module")
+def scores(public: PublicData) -> FloatArray:
+    """Logits [n, K] of one head about images that it does not know, and of others."""
+    logits, _ = shadow_logits(public, RECIPE)
+    return logits[7].astype(np.float64)
+
+
+def test_lpa_keeps_labels_and_budgets(fitted: Fitted, scores: AnyArray) -> None:
+    classes, moved = LPA.release(scores.argmax(axis=1), scores, fitted)
+    np.testing.assert_array_equal(moved.astype(np.float32).argmax(axis=1), scores.argmax(axis=1))
+    np.testing.assert_array_equal(classes, scores.argmax(axis=1))
+    change = np.abs(softmax(moved) - softmax(scores)).sum(axis=1)
+    assert change.max() <= 0.5 + 1e-6
+    assert change.mean() > 0.2, "it uses its budget"
+    assert np.abs(moved - scores).max() <= 4.0
+    # The answer to an image depends on its scores alone, in whatever company it is asked.
+    _, alone = LPA.release(classes[5:6], scores[5:6], fitted)
+    np.testing.assert_allclose(alone[0], moved[5], atol=1e-12)
+
+
+def test_lpa_costs_inversion_more_than_noise_of_the_same_size(
+    public: PublicData, fitted: Fitted, scores: AnyArray
+) -> None:
+    """The error of ridge regression from clean scores to pixels, on scores as they are released."""
+    _, rows = shadow_logits(public, RECIPE)
+    pixels = public.images[rows].reshape(len(rows), -1).astype(np.float64) / 127.5 - 1
+    half = len(rows) // 2
+
+    def error(seen: AnyArray) -> float:
+        known, asked = (np.c_[softmax(part), part, np.ones(len(part))] for part in (scores[:half], seen[half:]))
+        solved = np.linalg.solve(known.T @ known + np.eye(known.shape[1]), known.T @ pixels[:half])
+        return float(np.square(asked @ solved - pixels[half:]).mean())
+
+    _, moved = LPA.release(scores.argmax(axis=1), scores, fitted)
+    noise = numpy_stream(1, "noise").normal(size=scores.shape)
+    share = allowed_share(scores, 4 * noise, 0.5)[:, None]
+    clean, noisy, poisoned = error(scores), error(scores + share * 4 * noise), error(moved)
+    assert poisoned > 1.15 * clean
+    assert poisoned - clean > 1.2 * (noisy - clean)
+
+
+def test_a_share_is_the_largest_that_is_allowed() -> None:
+    logits = numpy_stream(2, "logits").normal(size=(50, 4)) * 2
+    moved = numpy_stream(3, "moved").normal(size=(50, 4)) * 3
+    share = allowed_share(logits, moved, 0.4)
+    assert ((share >= 0) & (share <= 1)).all()
+
+    def fine(part: AnyArray) -> AnyArray:
+        after = logits + part[:, None] * moved
+        kept = after.argmax(axis=1) == logits.argmax(axis=1)
+        return kept & (np.abs(softmax(after) - softmax(logits)).sum(axis=1) <= 0.4)
+
+    assert fine(share).all()
+    more = np.minimum(share * 1.02 + 1e-3, 1)
+    assert not fine(more)[share < 0.97].any()
+    assert (allowed_share(logits, np.zeros_like(moved), 0.4) == 1).all()
+    tie = np.zeros((1, 4))
+    assert allowed_share(tie, moved[:1], 0.4)[0] == 0, "a tie leaves no room"
+
+
+def test_lfp_flips_about_the_share_that_it_says(public: PublicData, scores: AnyArray) -> None:
+    defence = LabelFlipping(LabelFlipping.Options(0.1))
+    fitted = defence.fit(public, RECIPE)
+    before = scores.argmax(axis=1)
+    classes, released = defence.release(before, scores, fitted)
+    flipped = classes != before
+    assert 0.05 < flipped.mean() < 0.17
+    np.testing.assert_array_equal(released.argmax(axis=1), classes)
+    np.testing.assert_array_equal(np.sort(released, axis=1), np.sort(scores, axis=1))
+    two = np.sort(scores, axis=1)[:, -2:]
+    margins = two[:, 1] - two[:, 0]
+    assert margins[flipped].max() <= margins[~flipped].min(), "the least certain ones"
+    np.testing.assert_array_equal(released[~flipped], scores[~flipped])
+
+
+def test_what_they_refuse(public: PublicData) -> None:
+    for options, words in (({"budget": 0.0}, "budget=0.0"), ({"reach": float("nan")}, "reach=nan")):
+        with pytest.raises(ParameterError, match=words):
+            LabelPreserving.Options(**options)
+    for share in (0.0, 0.6, float("inf")):
+        with pytest.raises(ParameterError, match=r"at most 0\.5"):
+            LabelFlipping.Options(share)
+    with pytest.raises(ParameterError, match="hidden=0"):
+        LPA.fit(public, BatchRecipe(0.01, 0.0, 0.01, 3, 4, "relu", "binary"))
