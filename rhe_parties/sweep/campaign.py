@@ -52,7 +52,9 @@ class Campaign(Scenario):
         plain = {key: value for key, value in general.items() if key not in options}
         found, used = {}, set()
         for part, difference in self.parts.items():
-            layers = (CELL_DEFAULTS, self.parameters, difference, plain, own[part])
+            layers: tuple[Mapping[str, Any], ...] = (
+                CELL_DEFAULTS, self.parameters, difference, plain, own[part],
+            )  # fmt: skip
             named = resolve_parameters(*({k: v for k, v in layer.items() if "." not in k} for layer in layers))
             running = (BASELINE, *named.adversary)
             # What the scenario says of a strategy that the user left out says nothing any more.
