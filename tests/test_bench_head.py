@@ -41,6 +41,7 @@ def test_inputs_survive_the_file(tmp_path: Path) -> None:
         make_inputs(256, 700, (), None, 5)
 
 
+@pytest.mark.slow
 def test_a_whole_run_compares_with_the_papers_way() -> None:
     said: list[str] = []
     result = bench_head(32, 2, (), 8, None, 30, 2, 1, said.append)

@@ -237,6 +237,7 @@ def test_random_shapes_equal_the_reference(data: st.DataObject) -> None:
     assert TorchEvaluator(plan, case[0], memory_limit=limit).evaluate(*case[1:]) == reference_replies(plan, *case)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on CPUs")
 def test_fused_steps_give_the_same_replies(monkeypatch: pytest.MonkeyPatch) -> None:
     count, options = CASES["several class tiles"]

@@ -160,6 +160,7 @@ def test_white_box_on_images_of_ones_own(tmp_path: Path) -> None:
     assert value < 1.0  # two images of a class share one row of weights
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not (Path(os.environ.get(ROOT_VARIABLE, "/nonexistent")) / "MNIST").is_dir(),
     reason=f"MNIST is looked for below ${ROOT_VARIABLE}, which is not set or holds none",
