@@ -55,14 +55,6 @@ scenario = Campaign(
             "hard-label.reconstruct": False,
             "soft-label.reconstruct": False,
         },
-        "membership": {"task": "membership", "adversary": ("span-membership", "lira-scores", "label-membership")},
-        "property": {"task": "property", "victims": 200, "evaluation_images": 2, "adversary": ("property-inference",)},
-        "informed": {
-            "task": "informed",
-            "adversary": ("informed",),
-            "informed.refine_steps": 0,
-            "informed.shadow_heads": 300,
-        },
         "inversion": {
             "task": "inversion",
             "evaluation_images": 10,
@@ -70,8 +62,16 @@ scenario = Campaign(
             "worlds": tuple(world for world in WORLDS if "malicious" not in world),
             "adversary": ("inversion-network", "inversion-answers"),
             "inversion-network.know_head": False,
-            "inversion-network.steps": 400,
-            "inversion-answers.steps": 400,
+            "inversion-network.steps": 250,
+            "inversion-answers.steps": 250,
+        },
+        "membership": {"task": "membership", "adversary": ("span-membership", "lira-scores", "label-membership")},
+        "property": {"task": "property", "victims": 200, "evaluation_images": 2, "adversary": ("property-inference",)},
+        "informed": {
+            "task": "informed",
+            "adversary": ("informed",),
+            "informed.refine_steps": 0,
+            "informed.shadow_heads": 300,
         },
         "active": {
             # Replies of several polynomials, without which weights cannot be compared.
