@@ -18,6 +18,7 @@ SMALL = {
     "domain-inference": EXTRACTION | {"probe_heads": "1", "probe_images": "24", "leaves": "12"},
     "hard-label": EXTRACTION | {"batch": "100"},
     "informed": SPAN | {"iterations": "2"},
+    "inversion-answers": {"steps": "3", "batch": "8", "width": "4", "head_queries": "60"},
     "inversion-network": {"steps": "3", "batch": "8", "width": "4", "shadow_heads": "8", "know_head": "false"},
     "key-recovery": {"shadows": "64", "reconstruct": "false"},
     "label-membership": {"queries": "2", "inside": "8", "outside": "8"},

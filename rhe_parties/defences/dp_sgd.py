@@ -110,8 +110,8 @@ class DpSgd(Defence):
             ("noise multiplier", f"{mechanism.noise_multiplier:.3g}"),
             ("clipping norm", f"{mechanism.clip:.3g}"),
             ("learning rate", f"{recipe.learning_rate:.3g}"),
-            ("features centred", "at the public mean" if mechanism.centre else "no"),
-            ("accountant", "PRV of Opacus, add/remove adjacency; tuned on public images, which costs no epsilon"),
+            ("centred features", "yes" if mechanism.centre else "no"),
+            ("accountant", "PRV, add/remove"),
         ]
 
     def train(self, features: FloatArray, labels: IntArray, classes: int, recipe: Recipe, seed: int) -> LinearHead:

@@ -42,6 +42,8 @@ _STYLES = {
 # Columns that the whole table takes, and what a cell may take of them.
 FULL_WIDTH = 116
 _REASON_WIDTH = 40
+# A matrix of more cells says it all; line by line it would take hundreds of them.
+_MOST_CELLS = 60
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ def render_table(record: Record, report: str = "", width: int = FULL_WIDTH) -> R
         matrix = matrix_of(record)
         if matrix is not None:
             parts += [_heading("Who can learn what"), matrix_table(matrix, width)]
-        parts += [_heading("What each adversary learned"), _attacks(record, narrow)]
+        if matrix is None or len(matrix.rows) * len(matrix.columns) <= _MOST_CELLS:
+            parts += [_heading("What each adversary learned"), _attacks(record, narrow)]
         parts += [_heading("What it costs"), _costs(record, narrow)]
         parts += [_heading("In words"), _words(record)]
         parts += [Padding(Text(sentence), (0, 0, 0, 2)) for sentence in control_sentences(record)]

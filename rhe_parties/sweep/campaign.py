@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,6 +82,7 @@ class Campaign(Scenario):
         parts = self.resolve_parts(given)
         orders = [_order(self, part, p, given, command) for part, p in parts.items()]
         _make(folder)
+        started = time.perf_counter()
         ended: dict[str, CellResult] = {}
         try:
             with Reporter(quiet) as reporter:
@@ -92,12 +94,12 @@ class Campaign(Scenario):
                         update(0, text)
                         for end in jobs.run(run_cell, orders):
                             ended[end.name] = _kept(folder, end)
-                            self._write(folder, command, given, parts, ended)
+                            self._write(folder, command, given, parts, ended, time.perf_counter() - started)
                             update(len(ended), f"{end.name} done; {', '.join(set(parts) - set(ended)) or 'all'}")
                 finally:
                     jobs.close()
         finally:
-            record = self._write(folder, command, given, parts, ended)
+            record = self._write(folder, command, given, parts, ended, time.perf_counter() - started)
         if record.status == "error":
             raise RheError(f"{record.error}; everything else is in {str(folder)!r}")
         return record
@@ -109,6 +111,7 @@ class Campaign(Scenario):
         given: Mapping[str, Any],
         parts: Mapping[str, Parameters],
         ended: Mapping[str, CellResult],
+        seconds: float,
     ) -> Record:
         """Record and report of what there is."""
         records = {
@@ -120,6 +123,7 @@ class Campaign(Scenario):
         record = joined(list(records.values()), self.name, self.summary)
         record.command, record.parameters_given = command, {key: str(value) for key, value in given.items()}
         record.parameters = {part: p.model_dump(mode="json") for part, p in parts.items()}
+        record.seconds = seconds
         record.stages = [(part, ended[part].seconds) for part in parts if part in ended]
         missing = [part for part in parts if part not in ended]
         record.status = "error" if failed or missing else "ok"
@@ -151,7 +155,6 @@ def joined(records: Sequence[Record], name: str, summary: str) -> Record:
                 first.worlds.append(held)
             _add(held, world)
     first.scenario, first.summary = name, summary
-    first.seconds = sum(record.seconds for record in records)
     first.peak_memory_bytes = max((record.peak_memory_bytes or 0 for record in records), default=0) or None
     return first
 
