@@ -1,7 +1,7 @@
 """Accuracy and leakage against ε: from how many images on is DP-SGD the better bargain than encryption's cost?
 
     rhe run scenarios/dp_frontier.py
-    rhe sweep scenarios/dp_frontier.py -g images_per_class=1,4,16 -p victims=50 -p dataset=mnist -p data_root=/path/to/data
+    rhe sweep scenarios/dp_frontier.py -g images_per_class=1,4,16 -p victims=50 -p dataset=mnist -p data_root=/data
 
 DP-SGD is tuned on public images at every ε; the adversary's shadow heads are trained by the same mechanism. Beside it
 the cheapest noise there is, larger initial weights, and encryption, which costs no accuracy.

@@ -246,7 +246,7 @@ def test_images_of_different_sizes_share_a_batch(
     (response,) = _due(world)
     decisions = _decisions(world, [response])
     right, backbone = _right(world), world["host"]._backbone
-    head = world["lab"].heads[0]
+    head = world["lab"].heads(world["lab"].worlds[0])[0]
     expected = [right[0], *(int(head.logits(backbone.extract(x)).argmax()) for x in (small, colour)), right[3]]
     assert [int(decisions[i + 1].classes[0]) for i in range(4)] == expected  # type: ignore[union-attr]
 

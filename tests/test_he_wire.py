@@ -165,7 +165,7 @@ def test_residues_beyond_the_modulus_are_refused(made: Setting) -> None:
 
 
 def uncompressed(made: Setting, residues: bytes) -> bytes:
-    version = sealio._version()
+    version = sealio.version()
     inner = struct.pack("<HBBBBHQQ", 0xA15E, 16, *version, 0, 0, 24 + len(residues), len(residues) // 8) + residues
     level = struct.pack("<4Q", *made.context.first_parms_id())
     body = level + b"\0" + struct.pack("<QQQdQ", 2, PLAN.degree, 1, 1.0, 1) + inner
@@ -175,7 +175,7 @@ def uncompressed(made: Setting, residues: bytes) -> bytes:
 def test_decompression_bombs_are_refused_unopened(made: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zstandard, "ZstdDecompressor", lambda *_, **__: pytest.fail("the bomb was opened"))
     content = 97 + 16 * PLAN.degree
-    version = sealio._version()
+    version = sealio.version()
     repeat = struct.pack("<I", (128 * 1024) << 3 | 1 << 1)[:3] + b"\0"
     last = struct.pack("<I", (128 * 1024) << 3 | 1 << 1 | 1)[:3] + b"\0"
     declared = b"\x28\xb5\x2f\xfd\x60" + struct.pack("<H", content - 256)

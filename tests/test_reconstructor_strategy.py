@@ -61,7 +61,7 @@ def _part(prior: PriorKnowledge, rows: slice, images_per_class: int = 1) -> Prio
         auxiliary_labels=prior.auxiliary_labels[rows],
         images_per_class=images_per_class,
     )
-    part.__dict__["auxiliary_features"] = prior.auxiliary_features[rows]
+    part._extracted.append(prior.auxiliary_features[rows])
     return part
 
 

@@ -351,7 +351,7 @@ def test_hostile_names_and_sweeps_can_be_exported_and_an_unusable_folder_is_name
 @pytest.mark.parametrize("width", [80, 116])
 def test_the_terminal_has_a_compact_matrix_with_symbols_and_numbers(width: int) -> None:
     text = printed(threat_record(), width)
-    block = text[text.index("Who can learn what") : text.index("What each adversary learned")]
+    block = text[text.index("Who can learn what") : text.index("What it costs")]
     assert max(map(len, block.splitlines())) <= width
     row = next(line for line in block.splitlines() if line.split()[:1] == ["rhe"])
     assert row.split()[1:6] == ["○", "1.7", "%", "○", "1.0"]

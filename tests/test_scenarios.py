@@ -212,7 +212,8 @@ def test_secret_key_is_in_no_file_of_a_run(
 
 def test_scenarios_are_short() -> None:
     for path in SCENARIOS.glob("*.py"):
-        assert len(path.read_text().splitlines()) < 60, path
+        text = path.read_text()
+        assert len(text.splitlines()) < (100 if "Campaign(" in text else 60), path
 
 
 def test_every_evaluator_and_layout_gives_the_same_decisions(tmp_path: Path) -> None:

@@ -72,7 +72,6 @@ class PriorKnowledge:
 
     `auxiliary_images` uint8 [n, C, H, W] and `auxiliary_labels` int64 [n] are of the private data's kind, and none of
     them is private. `recipe` is that of linear heads; where heads have a hidden layer, `two_layer` is theirs.
-    `extracted` holds the auxiliary features once somebody has asked for them.
     """
 
     backbone: Backbone
@@ -83,7 +82,8 @@ class PriorKnowledge:
     auxiliary_labels: IntArray
     two_layer: BatchRecipe | None = None
     finer: FinerLabels | None = None
-    extracted: list[FloatArray] = field(default_factory=list, compare=False, repr=False)
+    # Not for who makes or changes one: features of other images would be others.
+    _extracted: list[FloatArray] = field(default_factory=list, init=False, compare=False, repr=False)
 
     @property
     def balance(self) -> tuple[IntArray, int, int]:
@@ -94,14 +94,16 @@ class PriorKnowledge:
 
     def with_recipe(self, recipe: RecipeSpec) -> PriorKnowledge:
         """The same knowledge where heads are trained by another recipe; features are not extracted again."""
-        return dataclasses.replace(self, recipe=recipe.linear(), two_layer=recipe.two_layer())
+        changed = dataclasses.replace(self, recipe=recipe.linear(), two_layer=recipe.two_layer())
+        object.__setattr__(changed, "_extracted", self._extracted)
+        return changed
 
     @property
     def auxiliary_features(self) -> FloatArray:
         """Backbone features [n, D] of the auxiliary images, extracted once per seat."""
-        if not self.extracted:
-            self.extracted.append(self.backbone.extract(self.auxiliary_images))
-        return self.extracted[0]
+        if not self._extracted:
+            self._extracted.append(self.backbone.extract(self.auxiliary_images))
+        return self._extracted[0]
 
 
 class Answers(NamedTuple):

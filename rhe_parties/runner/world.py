@@ -199,8 +199,9 @@ def _defence(text: str, world: str) -> tuple[AppliedDefence, str]:
     if not is_file_reference(full):
         reference, colon, scheme = full.partition(":")
         if reference not in DEFENCES.names():
-            allowed = [*DEFENCES.names(), *(_ADDITIONS if not world.startswith(text) else ())]
-            raise unknown_name(f"defence or addition of world {world!r}", reference, allowed)
+            if text == world.partition("+")[0]:
+                raise unknown_name("defence", reference, DEFENCES.names())
+            raise unknown_name(f"addition to world {world!r}", reference, [*_ADDITIONS, *DEFENCES.names()])
         if colon and not scheme:
             raise ParameterError(f"world {world!r}: no scheme after the colon")
     source = read_plugin_source(reference)

@@ -239,8 +239,8 @@ def _sealed_prior(scene: Scene) -> PriorKnowledge:
         known,
         auxiliary_images=known.auxiliary_images.copy(),
         auxiliary_labels=known.auxiliary_labels.copy(),
-        extracted=[known.auxiliary_features.copy()],
     )
+    prior._extracted.append(known.auxiliary_features.copy())
     for array in _arrays(prior):
         array.setflags(write=False)
     return prior
