@@ -39,7 +39,7 @@ def problem() -> tuple[FloatArray, IntArray]:
 def public() -> PublicData:
     dataset, backbone = load_dataset("digits"), load_backbone("strokenet")
     rows = np.arange(600)
-    return PublicData(dataset.images[rows], backbone.extract(dataset.images[rows]), dataset.labels[rows], 10, 1, 3)
+    return PublicData(dataset.images[rows], backbone.extract, dataset.labels[rows], 10, 1, 3)
 
 
 def relaxed_by_autograd(alpha: float, recipe: Recipe, seed: int) -> tuple[Any, Any]:

@@ -25,7 +25,7 @@ LPA = LabelPreserving()
 def public() -> PublicData:
     dataset, backbone = load_dataset("digits"), load_backbone("strokenet")
     rows = np.arange(800)
-    return PublicData(dataset.images[rows], backbone.extract(dataset.images[rows]), dataset.labels[rows], 10, 1, 3)
+    return PublicData(dataset.images[rows], backbone.extract, dataset.labels[rows], 10, 1, 3)
 
 
 @pytest.fixture(scope="module")

@@ -127,15 +127,22 @@ class InversionNetworkStrategy(Strategy):
             nudge = Nudge(o.adversarial_share) if o.semantic else Nudge()
             pairs, test = self._pairs(kept, held, grid, nudge, prior, context, seed)
             inputs = self._inputs(pairs, kept, grid, aware, prior, seed)
-            context.memory[key] = self._trained(pairs, test, inputs, context, seed)
+            context.memory[key] = self._trained(
+                pairs, test, inputs, context, seed, o.semantic_weight if o.semantic else 0.0
+            )
         result: _Made = context.memory[key]
         return result
 
     def _trained(
-        self, pairs: ShadowPairs, test: ShadowPairs, inputs: NetworkInputs, context: AttackContext, seed: int
+        self,
+        pairs: ShadowPairs,
+        test: ShadowPairs,
+        inputs: NetworkInputs,
+        context: AttackContext,
+        seed: int,
+        semantic: float = 0.0,
     ) -> _Made:
         o = self.options
-        semantic = o.semantic_weight if o.semantic else 0.0
         settings = TrainingSettings(o.steps, o.batch, o.width, o.learning_rate, semantic)
         made = train_inverter(
             pairs, test, inputs, settings, seed,
@@ -217,8 +224,10 @@ class AnsweredInversionStrategy(InversionNetworkStrategy):
         learning_rate: float = 5e-3
         truncation: int = 0
         head_queries: int = 0
-        semantic: bool = False
-        know_head: bool = False
+
+    def _may_solve(self, context: AttackContext) -> bool:
+        del context
+        return False
 
     def _made(self, released: ReleasedScores, aware: bool, prior: PriorKnowledge, context: AttackContext) -> _Made:
         del aware

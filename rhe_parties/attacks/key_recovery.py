@@ -92,22 +92,21 @@ class KeyRecovery(Strategy):
             "seconds": f"{time.perf_counter() - started:.1f}",
         }
         shadows = trained_shadows(prior, context, self.options.shadows)
-        if found is None:
-            heads = guessed_heads(context.victims, shadows)
-        else:
-            heads = open_heads(found, material, view, shadows, prior, context)
+        heads = open_heads(found, material, view, shadows, prior, context)
         return claim_from_heads(heads, shadows, self.options.reconstruct, prior, context, notes)
 
 
 def open_heads(
-    key: FoundKey,
+    key: FoundKey | None,
     material: PublicMaterial,
     view: AdversaryView,
     shadows: Heads,
     prior: PriorKnowledge,
     context: AttackContext,
 ) -> Heads:
-    """The victims' heads, decrypted with a key that was found."""
+    """The victims' heads, decrypted with a key that was found; guesses where none was."""
+    if key is None:
+        return guessed_heads(context.victims, shadows)
     seen = view.encrypted_heads()
     ids = known_victims(context.victims, seen)
     held = [HeadCiphertexts(seen[name].ciphertexts, seen[name].key_fingerprint) for name in ids]

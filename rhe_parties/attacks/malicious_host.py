@@ -126,10 +126,7 @@ class KeyReading(Strategy):
             notes["refused"] = str(error)
         notes["fresh ciphertext decrypted"] = "no" if found is None else "yes"
         shadows = trained_shadows(prior, context, self.options.shadows)
-        if found is None:
-            heads = guessed_heads(context.victims, shadows)
-        else:
-            heads = open_heads(found, material, view, shadows, prior, context)
+        heads = open_heads(found, material, view, shadows, prior, context)
         return claim_from_heads(heads, shadows, self.options.reconstruct, prior, context, notes)
 
 

@@ -11,7 +11,7 @@ from rhe_parties.errors import DataError, ParameterError
 from rhe_parties.rng import numpy_stream
 from rhe_parties.types import IntArray
 
-__all__ = ["Splits", "split_dataset", "victim_sets"]
+__all__ = ["Splits", "random_sets", "split_dataset", "victim_sets"]
 
 _EVALUATION_LIMIT = 5000
 _EVALUATION_SHARE = 0.22
@@ -110,3 +110,13 @@ def victim_sets(labels: IntArray, private: IntArray, images_per_class: int, vict
     count = possible if victims is None else victims
     blocks = [pool[: count * images_per_class].reshape(count, images_per_class) for pool in pools]
     return np.concatenate(blocks, axis=1).astype(np.int64)
+
+
+def random_sets(labels: IntArray, classes: int, per_class: int, heads: int, stream: np.random.Generator) -> IntArray:
+    """Random class-balanced sets [heads, K·S] of indices, ordered by class, each drawn anew from all images."""
+    columns = []
+    for label in range(classes):
+        pool = np.flatnonzero(labels == label)
+        ranks = stream.random((heads, len(pool))).argsort(axis=1)
+        columns.append(pool[ranks[:, :per_class]])
+    return np.concatenate(columns, axis=1).astype(np.int64)

@@ -6,8 +6,9 @@ adversary: its name, its options and the recipe that it makes of the plain one (
 
 from __future__ import annotations
 
+import functools
 from abc import ABC
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
@@ -33,16 +34,21 @@ Fact: TypeAlias = tuple[str, str]
 class PublicData:
     """What a defender may tune on: public images of the private ones' kind, none of them private.
 
-    `images` uint8 [n, C, H, W], their `features` float32 [n, D] and `labels` int64 [n]; a training set holds
+    `images` uint8 [n, C, H, W], `extract` makes features of them, `labels` int64 [n]; a training set holds
     `images_per_class` of each of `classes`; `seed` is the root of random streams.
     """
 
     images: UInt8Array
-    features: FloatArray
+    extract: Callable[[UInt8Array], FloatArray]
     labels: IntArray
     classes: int
     images_per_class: int
     seed: int
+
+    @functools.cached_property
+    def features(self) -> FloatArray:
+        """Features float32 [n, D] of the images, extracted where a defence asks for them and no sooner."""
+        return self.extract(self.images)
 
     @property
     def set_size(self) -> int:

@@ -72,6 +72,7 @@ def allowed_share(logits: AnyArray, moved: AnyArray, budget: float) -> FloatArra
 
 def shadow_logits(public: PublicData, recipe: AnyRecipe) -> tuple[FloatArray, AnyArray]:
     """Logits float32 [H, n, K] of heads trained on public images, and the rows [n] of the images in question."""
+    from rhe_parties.data.splits import random_sets
     from rhe_parties.errors import ParameterError
     from rhe_parties.model.dual import train_many
     from rhe_parties.model.head import Recipe
@@ -80,12 +81,7 @@ def shadow_logits(public: PublicData, recipe: AnyRecipe) -> tuple[FloatArray, An
     if not isinstance(recipe, Recipe):
         raise ParameterError("a perturbation of scores is fitted to linear heads (allowed: hidden=0)")
     stream = numpy_stream(public.seed, "poisoning-sets")
-    columns = []
-    for label in range(public.classes):
-        pool = np.flatnonzero(public.labels == label)
-        ranks = stream.random((_HEADS, len(pool))).argsort(axis=1)
-        columns.append(pool[ranks[:, : public.images_per_class]])
-    sets = np.concatenate(columns, axis=1).astype(np.int64)
+    sets = random_sets(public.labels, public.classes, public.images_per_class, _HEADS, stream)
     seed = stream_seed(public.seed, "poisoning-heads")
     weight, bias = train_many(public.features, public.labels, sets, public.classes, recipe, seed)
     rows = stream.permutation(len(public.labels))[:_IMAGES]

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rhe_parties.data.splits import random_sets
 from rhe_parties.errors import DataError, ParameterError
 from rhe_parties.model.dp import DpMechanism, epsilon
 from rhe_parties.model.dual import train_many
@@ -178,12 +179,7 @@ class _Bench:
 
     def _sets(self, heads: int, round_: int) -> IntArray:
         stream = numpy_stream(self.seed, "dp-tuning-sets", round_)
-        columns = []
-        for label in range(self.classes):
-            pool = np.flatnonzero(self.labels == label)
-            ranks = stream.random((heads, len(pool))).argsort(axis=1)
-            columns.append(pool[ranks[:, : self.per_class]])
-        return np.concatenate(columns, axis=1).astype(np.int64)
+        return random_sets(self.labels, self.classes, self.per_class, heads, stream)
 
 
 def usual_delta(images: int) -> float:

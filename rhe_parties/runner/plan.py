@@ -198,9 +198,7 @@ def _tuned(
     rows = _sample(auxiliary, _PUBLIC_IMAGES, parameters.seed, "defender")
     images = dataset.images[rows]
     per_class = parameters.images_per_class * (dataset.finer or dataset).classes // dataset.classes
-    public = PublicData(
-        images, backbone.extract(images), dataset.labels[rows], dataset.classes, per_class, parameters.seed
-    )
+    public = PublicData(images, backbone.extract, dataset.labels[rows], dataset.classes, per_class, parameters.seed)
     return [world.tuned(recipe, public) for world in worlds]
 
 
