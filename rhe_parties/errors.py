@@ -15,6 +15,7 @@ __all__ = [
     "DataError",
     "FailureCode",
     "MessageError",
+    "NoiseError",
     "NumericError",
     "ParameterError",
     "PluginError",
@@ -85,6 +86,10 @@ class MessageError(ProtocolError):
 
 class SchemeError(ProtocolError):
     """Key material or ciphertexts that do not fit together or are damaged."""
+
+
+class NoiseError(SchemeError):
+    """A reply that decrypts to what no honest host computes. That it was refused tells its maker one bit of the key."""
 
 
 class NumericError(ProtocolError):

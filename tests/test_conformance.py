@@ -15,6 +15,7 @@ SPAN = {"decoder_steps": "5", "shadow_heads": "12", "refine_steps": "1"}
 EXTRACTION = {"decisions": "300", "shadows": "32", "reconstruct": "false"}
 SMALL = {
     "ciphertext-reuse": SPAN | {"shadows": "16"},
+    "decryption-failure": {"shadows": "64", "reconstruct": "false"},
     "domain-inference": EXTRACTION | {"probe_heads": "1", "probe_images": "24", "leaves": "12"},
     "hard-label": EXTRACTION | {"batch": "100"},
     "informed": SPAN | {"iterations": "2"},
@@ -28,6 +29,7 @@ SMALL = {
     "malicious-host": {"shadows": "64", "reconstruct": "false"},
     "ntk-difference": SPAN | {"iterations": "2"},
     "property-inference": {"shadows": "24", "components": "4"},
+    "reaction": {"shadows": "64", "reconstruct": "false"},
     "reconstructor": {"steps": "2", "width": "4", "batch": "4"},
     "soft-label": {"queries": "300", "shadows": "64", "reconstruct": "false"},
     "span-inversion": SPAN | {"ciphertext_shadows": "16"},

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rhe_parties.attacks.malicious.noise import key_by_refusals, key_by_rounding
 from rhe_parties.attacks.malicious.secret import key_decisions, read_key, readable
 from rhe_parties.attacks.malicious.weights import compare_weights, levels
-from rhe_parties.errors import FailureCode, ParameterError, ProtocolError
+from rhe_parties.errors import FailureCode, MessageError, NoiseError, ParameterError, ProtocolError
 from rhe_parties.he.found_key import FoundKey
 from rhe_parties.he.malleable import Forge
 from rhe_parties.he.plan import HeadPlan
@@ -19,6 +20,7 @@ from rhe_parties.he.quantise import quantise_head
 from rhe_parties.he.scheme import LogitCiphertexts, make_custody, make_encryptor, make_evaluator
 from rhe_parties.he.tag import encrypt_tagged, tag_holds
 from rhe_parties.messages import payloads as p
+from rhe_parties.messages.setups import KeyHolderSetup
 from rhe_parties.metrics.intervals import clopper_pearson
 from rhe_parties.runner.parameters import resolve_parameters
 from rhe_parties.runner.plan import resolve_worlds
@@ -119,6 +121,54 @@ def test_the_secret_key_by_classes_alone(features: int, classes: int, batch: int
     np.testing.assert_array_equal(read_bias, whole[:, -1])
 
 
+@pytest.mark.parametrize(("features", "classes", "batch"), [(256, 10, 64), (40, 3, 256)])
+def test_the_secret_key_by_failing_decryptions_where_noise_is_not_checked(
+    features: int, classes: int, batch: int
+) -> None:
+    plan = plan_head(features, classes, batch=batch)
+    custody = make_custody(plan, noise_check=False)
+    asked: list[int] = []
+    key = key_by_rounding(Forge(custody.public), _decider(custody, asked))
+    assert FoundKey(plan, key).opens_fresh(custody.public)
+    assert sum(asked) <= 3.1 * plan.degree
+    with pytest.raises(NoiseError):
+        key_by_rounding(Forge((checked := make_custody(plan)).public), _decider(checked, []))
+
+
+def test_the_secret_key_by_refusals_alone_in_spite_of_the_tag() -> None:
+    plan = plan_head(20, 4)
+    custody = make_custody(plan)
+    tag = np.array([3, 5, 7], dtype=np.int64)
+    asked, refusals = [0], [0]
+
+    def refused(ciphertexts: tuple[bytes, ...]) -> bool:
+        asked[0] += 1
+        try:
+            assert tag_holds(custody.decrypt(LogitCiphertexts(ciphertexts, 1)), tag, plan)
+        except NoiseError:
+            refusals[0] += 1
+            return True
+        return False
+
+    key = key_by_refusals(Forge(custody.public), refused)
+    assert key is not None
+    assert FoundKey(plan, key).opens_fresh(custody.public)
+    assert 1.5 * plan.degree < asked[0] < 2 * plan.degree
+    assert refusals[0] > plan.degree / 2
+    assert key_by_refusals(Forge(custody.public), lambda _reply: False) is None
+
+
+@pytest.mark.parametrize("strategy", ["decryption-failure", "reaction"])
+def test_a_key_that_closes_gives_nothing_away(strategy: str) -> None:
+    report = Trial(strategy, OPTIONS, Scene("rhe+client+malicious", (("client_budget", 0),))).run().report
+    assert report.outcome == "claim", report.error
+    notes = dict(zip(report.note_names, report.note_values, strict=True))
+    assert notes["fresh ciphertext decrypted"] == "no"
+    assert "closed until it is replaced" in notes["refused"]
+    if strategy == "reaction":
+        assert notes["replies refused"] == "1 of 1"
+
+
 def test_honest_replies_keep_the_tag_whatever_the_features() -> None:
     plan = plan_head(24, 6, batch=32)
     custody = make_custody(plan)
@@ -195,11 +245,18 @@ def test_layouts_and_worlds_in_which_it_cannot_start() -> None:
     assert "all classes share one" in latency.missing[0]
     passive = Trial("key-reading", OPTIONS, Scene("rhe+client", ())).run().report
     assert passive.missing == ("control of the host's answers",)
-    for worlds in ("none+malicious,rhe", "rhe:ckks+tag,none", "none+tag,rhe"):
+    checks = ("rhe:ckks+noise-check=off,none", "none+noise-check=refuse,rhe")
+    for worlds in ("none+malicious,rhe", "rhe:ckks+tag,none", "none+tag,rhe", *checks):
         with pytest.raises(ParameterError, match="not allowed"):
             resolve_worlds(resolve_parameters({"worlds": worlds}))
     with pytest.raises(ParameterError, match="model-host"):
         resolve_worlds(resolve_parameters({"worlds": "none,rhe+malicious", "corrupted": "key-holder"}))
+    with pytest.raises(ParameterError, match="did you mean 'refuse'"):
+        resolve_worlds(resolve_parameters({"worlds": "none,rhe+noise-check=refuses"}))
+    with pytest.raises(MessageError, match="close, refuse, off"):
+        KeyHolderSetup(None, 0, noise_check="sometimes")
+    with pytest.raises(ParameterError, match="no noise check"):
+        make_custody(plan_head(20, 4, scheme="ckks"), noise_check=False)
 
 
 def test_a_tag_belongs_to_an_encrypted_head_and_to_its_classes() -> None:

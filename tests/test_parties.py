@@ -145,17 +145,54 @@ def test_key_holder_counts_each_reply_once_and_checks_where_it_is_from(parties: 
     assert _failure(holder, LABORATORY, p.AskDecisions("one", "victim-0000", IMAGES)).code == FailureCode.REPLAY
 
 
-def test_reply_under_a_foreign_key_is_refused(parties: dict[str, Any]) -> None:
-    """A host that encrypts under a key of its own gets a clear error, not a class."""
-    lab, holder = small_laboratory(), parties[KEY_HOLDER]
-    (request,) = _tell(holder, LABORATORY, p.AskDecisions("foreign", "victim-0000", IMAGES))
-    (response,) = parties[MODEL_HOST].handle(request)
+def _foreign_reply(response: Envelope) -> p.ClassifyResponse:
+    """The reply of a host that encrypts under a key of its own."""
+    lab = small_laboratory()
     foreign_public = make_custody(_plan()).public
     foreign = make_encryptor(foreign_public)
     head, _ = foreign.encrypt(lab.heads(lab.worlds[0])[0].weight, lab.heads(lab.worlds[0])[0].bias)
     logits, _ = make_evaluator(foreign_public, head).evaluate(lab.evaluation_features[0][:2])
-    reply = sealed(dataclasses.replace(response.payload, ciphertexts=logits.ciphertexts))
-    assert _failure(holder, MODEL_HOST, reply).code == FailureCode.WRONG_KEY
+    assert isinstance(response.payload, p.ClassifyResponse)
+    return sealed(dataclasses.replace(response.payload, ciphertexts=logits.ciphertexts))
+
+
+def test_a_reply_under_a_foreign_key_closes_the_key_until_it_is_replaced(parties: dict[str, Any]) -> None:
+    """Every such refusal is a bit of the key to the host, so that it gets one, and whoever waits is told."""
+    holder, host = parties[KEY_HOLDER], parties[MODEL_HOST]
+    (other,) = _tell(holder, LABORATORY, p.AskDecisions("other", "victim-0001", IMAGES))
+    (request,) = _tell(holder, LABORATORY, p.AskDecisions("foreign", "victim-0000", IMAGES))
+    (response,) = host.handle(request)
+    replies = _tell(holder, MODEL_HOST, _foreign_reply(response))
+    told = [(reply.recipient, reply.payload.code) for reply in replies]  # type: ignore[union-attr]
+    assert told == [(recipient, FailureCode.WRONG_KEY) for recipient in (LABORATORY, LABORATORY, MODEL_HOST)]
+    assert all("closed until it is replaced" in reply.payload.text for reply in replies)  # type: ignore[union-attr]
+    # Neither what was under way nor anything new is decided, for any head.
+    assert _failure(holder, MODEL_HOST, host.handle(other)[0].payload).code == FailureCode.REPLAY
+    for head in ("victim-0000", "victim-0001"):
+        refused = _failure(holder, LABORATORY, p.AskDecisions(f"after {head}", head, IMAGES))
+        assert refused.code == FailureCode.REFUSED
+        assert "is closed until it is replaced" in refused.text
+    _tell(holder, LABORATORY, p.RotateKey())
+    refused = _failure(holder, LABORATORY, p.AskDecisions("new key", "victim-0000", IMAGES))
+    assert refused.code == FailureCode.WRONG_KEY  # the head is not installed anew yet, but nothing is closed
+
+
+@pytest.mark.parametrize("check", ["refuse", "off"])
+def test_what_else_may_be_done_about_noise(check: str) -> None:
+    parties = seat_trio(small_laboratory(f"none,rhe+noise-check={check}"))[0]._parties
+    holder: Any = parties[KEY_HOLDER]
+    run_id = holder.run_id
+    ask = Envelope(run_id, LABORATORY, KEY_HOLDER, 900, 0, p.AskDecisions("foreign", "victim-0000", IMAGES))
+    (request,) = holder.handle(ask)
+    (response,) = parties[MODEL_HOST].handle(request)
+    forged = Envelope(run_id, MODEL_HOST, KEY_HOLDER, 900, 0, _foreign_reply(response))
+    (reply,) = holder.handle(forged)
+    if check == "off":
+        assert isinstance(reply.payload, p.Decision)  # of whatever it decrypted to
+        return
+    assert reply.payload.code == FailureCode.WRONG_KEY
+    (decision,) = holder.handle(response)
+    assert isinstance(decision.payload, p.Decision)
 
 
 def test_limits_of_a_batch_are_named(parties: dict[str, Any]) -> None:

@@ -13,20 +13,17 @@ import numpy as np
 from rhe_parties.attacks.base import AttackContext, Blocked, Claim, PriorKnowledge, Strategy
 from rhe_parties.attacks.extraction.claims import claim_from_heads, trained_shadows
 from rhe_parties.attacks.extraction.scale import real_heads
-from rhe_parties.attacks.key_recovery import guessed_heads, open_heads
+from rhe_parties.attacks.key_recovery import guessed_heads
+from rhe_parties.attacks.malicious.opening import KeyAttack, decider
 from rhe_parties.attacks.malicious.secret import key_decisions, read_key, readable
-from rhe_parties.attacks.malicious.weights import Compared, Decide, compare_weights, levels
+from rhe_parties.attacks.malicious.weights import Compared, compare_weights, levels
 from rhe_parties.attacks.white_box import Heads, known_victims
-from rhe_parties.errors import ProtocolError
-from rhe_parties.he.found_key import FoundKey
 from rhe_parties.he.malleable import Forge
 from rhe_parties.he.scheme import HeadCiphertexts, PublicMaterial
-from rhe_parties.threat.view import AdversaryView, Observation
+from rhe_parties.threat.view import AdversaryView
 from rhe_parties.types import IntArray
 
 __all__ = ["KeyReading", "MaliciousHost"]
-
-_NEEDS = frozenset({Observation.ENCRYPTED_HEAD, Observation.PUBLIC_KEY, Observation.ORACLE, Observation.HOST_CONTROL})
 
 
 class MaliciousHost(Strategy):
@@ -41,7 +38,7 @@ class MaliciousHost(Strategy):
     name = "malicious-host"
     summary = "every weight by comparison: the host submits ciphertexts of its own, the key holder decides"
     source = "weight comparison by a malicious host; malleability of Fan, Vercauteren 2012"
-    needs = _NEEDS
+    needs = KeyAttack.needs
 
     @dataclass(frozen=True)
     class Options:
@@ -63,8 +60,8 @@ class MaliciousHost(Strategy):
 
     def attack(self, view: AdversaryView, prior: PriorKnowledge, context: AttackContext) -> Claim | Blocked:
         """See `Strategy.attack`."""
-        material = _bfv_material(view)
-        if material is None:
+        material = view.public_material()
+        if material is None or material.plan.scheme != "bfv":
             return Blocked(("ciphertexts of scheme bfv",))
         forge = Forge(material)
         if levels(forge, prior.classes) < 2:
@@ -75,13 +72,13 @@ class MaliciousHost(Strategy):
         for number, name in enumerate(ids):
             context.progress(0.6 * number / len(ids), f"comparing weights of head {number + 1}")
             head = HeadCiphertexts(seen[name].ciphertexts, seen[name].key_fingerprint)
-            found.append(compare_weights(forge, head, prior.classes, self.options.bits, _decider(context, name)))
+            found.append(compare_weights(forge, head, prior.classes, self.options.bits, decider(context, name)))
         shadows = trained_shadows(prior, context, self.options.shadows)
         heads = _heads(ids, found, material, shadows, prior)
         return claim_from_heads(heads, shadows, self.options.reconstruct, prior, context, _notes(found))
 
 
-class KeyReading(Strategy):
+class KeyReading(KeyAttack):
     """Reads the secret key's coefficients off decisions, then opens every head.
 
     Uses: the public key, encrypted heads, decisions on the adversary's own requests, the host's answers to them.
@@ -93,58 +90,15 @@ class KeyReading(Strategy):
     name = "key-reading"
     summary = "the secret key, coefficient by coefficient, by decisions on ciphertexts of the host's own making"
     source = "chosen-ciphertext attack as in Loftus, May, Smart, Vercauteren 2011, ePrint 2010/560"
-    needs = _NEEDS
 
-    @dataclass(frozen=True)
-    class Options:
-        """Effort.
+    def missing(self, forge: Forge) -> str:
+        """See `KeyAttack.missing`."""
+        return "" if readable(forge) else "three polynomials in a reply, or two classes in one"
 
-        Attributes:
-            shadows: heads trained to tell the heads' scale, and for the reconstruction.
-            reconstruct: whether to go on to images.
-        """
-
-        shadows: int = 2000
-        reconstruct: bool = True
-
-    def attack(self, view: AdversaryView, prior: PriorKnowledge, context: AttackContext) -> Claim | Blocked:
-        """See `Strategy.attack`; all decisions are asked of the first victim's head."""
-        material = _bfv_material(view)
-        if material is None:
-            return Blocked(("ciphertexts of scheme bfv",))
-        forge = Forge(material)
-        if not readable(forge):
-            return Blocked(("three polynomials in a reply, or two classes in one",))
-        context.progress(0.0, "reading the key")
-        notes = {"decisions that the whole key takes": str(key_decisions(forge))}
-        found: FoundKey | None = None
-        try:
-            key = read_key(forge, _decider(context, known_victims(context.victims, view.encrypted_heads())[0]))
-            found = None if key is None else FoundKey(material.plan, key)
-            found = found if found is not None and found.opens_fresh(material) else None
-        except ProtocolError as error:
-            notes["refused"] = str(error)
-        notes["fresh ciphertext decrypted"] = "no" if found is None else "yes"
-        shadows = trained_shadows(prior, context, self.options.shadows)
-        heads = open_heads(found, material, view, shadows, prior, context)
-        return claim_from_heads(heads, shadows, self.options.reconstruct, prior, context, notes)
-
-
-def _bfv_material(view: AdversaryView) -> PublicMaterial | None:
-    material = view.public_material()
-    return material if material is not None and material.plan.scheme == "bfv" else None
-
-
-def _decider(context: AttackContext, head: str) -> Decide:
-    """Decisions on ciphertexts that the host replies with; the images of such a request are never looked at."""
-
-    def decide(ciphertexts: tuple[bytes, ...], inputs: int) -> IntArray:
-        if context.host is None:
-            raise LookupError("no host in the adversary's hands")  # the seat has checked `needs`
-        images = np.zeros((inputs, 1, 1, 1), dtype=np.uint8)
-        return context.host.ask_through_host(head, images, ciphertexts).classes
-
-    return decide
+    def read(self, forge: Forge, head: str, context: AttackContext, notes: dict[str, str]) -> IntArray | None:
+        """See `KeyAttack.read`."""
+        notes["decisions that the whole key takes"] = str(key_decisions(forge))
+        return read_key(forge, decider(context, head))
 
 
 def _heads(

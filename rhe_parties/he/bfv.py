@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import tenseal.sealapi as sealapi
 
-from rhe_parties.errors import FailureCode, SchemeError
+from rhe_parties.errors import FailureCode, NoiseError
 from rhe_parties.he import sealio
 from rhe_parties.he.evaluators import Evaluator, load_evaluator
 from rhe_parties.he.masking import fresh_masks
@@ -47,11 +47,16 @@ __all__ = [
 
 
 class BfvCustody(NoCopies):
-    """Key holder's side: the secret lives inside SEAL's decryptor, which has no way to read it out."""
+    """Key holder's side: the secret lives inside SEAL's decryptor, which has no way to read it out.
+
+    Args:
+        plan: of the encrypted head.
+        noise_check: whether replies noisier than honest ones are refused; without, they are rounded to some logit.
+    """
 
     __slots__ = ("__decryptor", "_context", "_public", "_tolerance")
 
-    def __init__(self, plan: HeadPlan) -> None:
+    def __init__(self, plan: HeadPlan, noise_check: bool = True) -> None:
         self._context = context = sealio.plan_context(plan)
         generator = sealapi.KeyGenerator(context)
         public_key = sealapi.PublicKey()
@@ -59,7 +64,8 @@ class BfvCustody(NoCopies):
         self.__decryptor = sealapi.Decryptor(context, generator.secret_key())
         self._public = public_material(plan, sealio.to_bytes(public_key))
         # The bound on honest noise, in the units of 1/2^52 that decryption shows.
-        self._tolerance = math.ceil(2.0 ** (plan.noise_bits + FINE_BITS) / plan.prime) + 1
+        honest = math.ceil(2.0 ** (plan.noise_bits + FINE_BITS) / plan.prime) + 1
+        self._tolerance = honest if noise_check else 1 << FINE_BITS
 
     def __repr__(self) -> str:
         return f"BfvCustody(fingerprint={self._public.fingerprint[:16]!r})"
@@ -106,7 +112,7 @@ class BfvCustody(NoCopies):
                 f"a reply has noise of 2^{most:.1f} units, an honest one at most 2^{allowed:.1f}: "
                 "it was made for another key or tampered with"
             )
-            raise SchemeError(FailureCode.WRONG_KEY, text)
+            raise NoiseError(FailureCode.WRONG_KEY, text)
         half = plan.plain_modulus // 2
         centred: IntArray = ((rounded + half) & (plan.plain_modulus - 1)) - half
         return centred[: positions.size]
@@ -189,9 +195,9 @@ class BfvEvaluator:
         return LogitCiphertexts(tuple(map(sealio.with_checksum, replies)), len(given)), saturated
 
 
-def make_custody(plan: HeadPlan) -> BfvCustody:
+def make_custody(plan: HeadPlan, noise_check: bool = True) -> BfvCustody:
     """See `scheme.make_custody`."""
-    return BfvCustody(plan)
+    return BfvCustody(plan, noise_check)
 
 
 def make_encryptor(public: PublicMaterial) -> BfvEncryptor:

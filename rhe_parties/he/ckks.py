@@ -22,7 +22,7 @@ import numpy.typing as npt
 import tenseal
 import tenseal.sealapi as sealapi
 
-from rhe_parties.errors import FailureCode, SchemeError
+from rhe_parties.errors import FailureCode, NoiseError, SchemeError
 from rhe_parties.he import sealio
 from rhe_parties.he.plan import CKKS_SCALE_BITS, HeadPlan
 from rhe_parties.he.quantise import Layer, checked_layers, coarse_scale, normed_features
@@ -159,7 +159,7 @@ class CkksCustody(NoCopies):
                 f"{int(beyond.sum())} of {beyond.size} logits lie beyond what any input can give: "
                 "the reply was made for another key or tampered with"
             )
-            raise SchemeError(FailureCode.WRONG_KEY, text)
+            raise NoiseError(FailureCode.WRONG_KEY, text)
         return values
 
     def _open(self, data: bytes) -> list[float]:

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import tenseal.sealapi as sealapi
 
-from rhe_parties.errors import FailureCode, SchemeError
+from rhe_parties.errors import FailureCode, NoiseError, SchemeError
 from rhe_parties.he import sealio
 from rhe_parties.he.levelled_layout import LevelledLayout, levelled_layout, scale_bits
 from rhe_parties.he.levelled_weights import packed_layers, scaled_layers
@@ -166,7 +166,7 @@ class LevelledCustody(NoCopies):
 
 def _refuse(reason: str) -> None:
     text = f"{reason}: the reply was made for another key or tampered with"
-    raise SchemeError(FailureCode.WRONG_KEY, text)
+    raise NoiseError(FailureCode.WRONG_KEY, text)
 
 
 class LevelledEncryptor:

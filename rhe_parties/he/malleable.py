@@ -80,12 +80,26 @@ class Forge:
         result[1, place] = (int(result[1, place]) + value) % self.plan.prime
         return result
 
+    def disturbed(self, amplitude: int, power: int) -> Residues:
+        """An encryption of zero with amplitude·X^power, in units of q, added to its second polynomial: its noise holds
+        amplitude times a coefficient of the secret key in every place."""
+        result = self.zero.copy()
+        power %= 2 * self.plan.degree
+        place = power % self.plan.degree
+        value = amplitude if power < self.plan.degree else -amplitude
+        result[1, place] = (int(result[1, place]) + value) % self.plan.prime
+        return result
+
     def reply(self, ciphers: Sequence[Residues], constants: IntArray) -> list[bytes]:
         """One request's reply, a ciphertext per class tile, with constants int64 [inputs, K] added to the logits."""
-        plan, inputs = self.plan, len(constants)
+        lifted = np.array([self.lifted(int(value)) for value in constants.ravel()], dtype=np.int64)
+        return self.shifted_reply(ciphers, lifted.reshape(constants.shape))
+
+    def shifted_reply(self, ciphers: Sequence[Residues], offsets: IntArray) -> list[bytes]:
+        """The same with offsets int64 [inputs, K] in units of q: they need not be multiples of a whole logit."""
+        plan, inputs = self.plan, len(offsets)
         masks = fresh_masks(plan, inputs)[0]
-        lifted = np.array([self.lifted(int(value)) for value in constants.ravel()], dtype=np.uint64)
-        lifted = lifted.reshape(constants.shape)
+        lifted = (offsets % plan.prime).astype(np.uint64)
         made = []
         for tile, cipher in enumerate(ciphers):
             positions, _ = reply_positions(plan, tile, inputs)

@@ -18,11 +18,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol, SupportsIndex
 
-from rhe_parties.errors import FailureCode, SchemeError, unknown_name
+from rhe_parties.errors import FailureCode, ParameterError, SchemeError, unknown_name
 from rhe_parties.he.plan import HeadPlan
 from rhe_parties.types import AnyArray
 
 __all__ = [
+    "NOISE_CHECKED",
     "HeadCiphertexts",
     "HeadEncryptor",
     "HeadEvaluator",
@@ -43,6 +44,8 @@ __all__ = [
 ]
 
 MAX_REPLY_BATCH = 65_536
+#: The scheme whose key holder can see the noise of a reply.
+NOISE_CHECKED = "bfv"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +87,8 @@ class KeyCustody(Protocol):
 
         Raises:
             SchemeError: BAD_CIPHERTEXT for damaged, transparent or foreign ciphertexts or a wrong number of
-            them,
-                WRONG_KEY where the noise shows that they were not made for this key.
+            them.
+            NoiseError: the noise shows that they were not made for this key, or tampered with.
         """
         ...
 
@@ -168,13 +171,20 @@ def _module(plan: HeadPlan) -> Any:
     return importlib.import_module(_LEVELLED if levelled else _MODULES[plan.scheme])
 
 
-def make_custody(plan: HeadPlan) -> KeyCustody:
+def make_custody(plan: HeadPlan, noise_check: bool = True) -> KeyCustody:
     """Fresh keys for the plan, in the key holder's process.
 
+    Args:
+        plan: of the encrypted head.
+        noise_check: False, for scheme `bfv` alone: replies are decrypted whatever their noise.
+
     Raises:
-        ParameterError: the scheme is unknown.
+        ParameterError: the scheme is unknown, or it has no noise check that could be left out.
     """
-    custody: KeyCustody = _module(plan).make_custody(plan)
+    if not noise_check and plan.scheme != NOISE_CHECKED:
+        raise ParameterError(f"scheme {plan.scheme!r} has no noise check to leave out (allowed: {NOISE_CHECKED!r})")
+    options = {} if noise_check else {"noise_check": False}
+    custody: KeyCustody = _module(plan).make_custody(plan, **options)
     return custody
 
 

@@ -19,6 +19,9 @@ __all__ = [
     "MAX_GATHERED",
     "MAX_HEADS",
     "MAX_IMAGES",
+    "NOISE_CHECKS",
+    "NOISE_CLOSES",
+    "NOISE_IGNORED",
     "AdversarySetup",
     "BackboneSpec",
     "DataOwnerSetup",
@@ -36,6 +39,8 @@ __all__ = [
 MAX_IMAGES = 4096
 MAX_GATHERED = 4096
 MAX_HEADS = 1024
+#: What a key holder does about a reply noisier than an honest one.
+NOISE_CHECKS = NOISE_CLOSES, _NOISE_REFUSED, NOISE_IGNORED = "close", "refuse", "off"
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,7 @@ class KeyHolderSetup:
     """`plan` of the encrypted head (None in a world without encryption); `query_budget` in images, 0 for no limit.
 
     `release` is a release policy (`rhe_parties.parties.release`), `max_images` the most in one request; `defences` are
-    those that act on what is released, in order.
+    those that act on what is released, in order; `noise_check` is one of `NOISE_CHECKS`.
     """
 
     plan: HeadPlan | None
@@ -125,6 +130,13 @@ class KeyHolderSetup:
     release: str = "classes"
     max_images: int = MAX_IMAGES
     defences: tuple[DefenceSpec, ...] = ()
+    noise_check: str = NOISE_CLOSES
+
+    def __post_init__(self) -> None:
+        if self.noise_check not in NOISE_CHECKS:
+            raise MessageError(
+                FailureCode.BAD_VALUE, f"noise_check {self.noise_check!r} is not one of {', '.join(NOISE_CHECKS)}"
+            )
 
 
 @dataclass(frozen=True)

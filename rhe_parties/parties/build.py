@@ -50,7 +50,7 @@ def build_party(setup: bytes, pool: Pool | None = None) -> Party:
 
         defences = [(_defence(spec), dict(zip(spec.fitted_names, spec.fitted, strict=True))) for spec in role.defences]
         release = replace(parse_release(role.release), defences=defences)
-        return KeyHolder(run_id, role.plan, role.query_budget, release, role.max_images)
+        return KeyHolder(run_id, role.plan, role.query_budget, release, role.max_images, role.noise_check)
 
     from rhe_parties.threads import limited_threads, one_blas_thread
 

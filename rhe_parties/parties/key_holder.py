@@ -9,9 +9,9 @@ from typing import Any, NoReturn
 import numpy as np
 
 from rhe_parties.errors import (
-    BudgetError,
     FailureCode,
     MessageError,
+    NoiseError,
     NumericError,
     ParameterError,
     ProtocolError,
@@ -40,8 +40,9 @@ from rhe_parties.messages.payloads import (
     RotateKey,
 )
 from rhe_parties.messages.public import export_public
-from rhe_parties.messages.setups import MAX_IMAGES
+from rhe_parties.messages.setups import MAX_IMAGES, NOISE_CLOSES, NOISE_IGNORED
 from rhe_parties.parties.base import Asker, Party
+from rhe_parties.parties.budgets import Budgets
 from rhe_parties.parties.recent import RecentIds
 from rhe_parties.parties.release import RAW_SCHEME, Release
 from rhe_parties.threat.model import DATA_OWNER, KEY_HOLDER, LABORATORY, MODEL_HOST
@@ -52,11 +53,10 @@ __all__ = ["KeyHolder"]
 # Requests without an answer; beyond this the oldest are given up, so that a silent host costs no memory.
 MAX_OPEN = 4096
 MAX_KNOWN_HEADS = 65_536
-MAX_CLIENTS = 256
 # Numbers of raw values in one decision, 8 bytes each.
 MAX_RAW_VALUES = 2**24
-# Answers that flooding is measured for where nothing limits them; and how far noise is bounded, in deviations.
-_UNLIMITED, _DEVIATIONS = 65_536, 6.0
+# How far noise is bounded, in deviations.
+_DEVIATIONS = 6.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +84,9 @@ class KeyHolder(Party):
         query_budget: images decided over the whole run, 0 for no limit.
         release: what goes out, and the defences that act on it.
         max_images: most images in one request.
+        noise_check: what happens on a reply noisier than honest ones: `close`: nothing more is decided under this key,
+            as every single refusal tells the reply's maker a bit of it; `refuse`: this reply is refused; `off`: none
+            is, whatever it decrypts to.
 
     Raises:
         ParameterError: raw values shall go out, and the plan's scheme has none.
@@ -96,9 +99,13 @@ class KeyHolder(Party):
         query_budget: int = 0,
         release: Release | None = None,
         max_images: int = MAX_IMAGES,
+        noise_check: str = NOISE_CLOSES,
     ) -> None:
         super().__init__(KEY_HOLDER, run_id)
-        self._custody: KeyCustody | None = None if plan is None else make_custody(plan)
+        self._noise_check = noise_check
+        self._custody: KeyCustody | None = None if plan is None else self._new_keys(plan)
+        # Why nothing is decided under this key any more; empty while it serves.
+        self._closed = ""
         self._release = release if release is not None else Release()
         if self._release.raw and (plan is None or plan.scheme != RAW_SCHEME):
             raise ParameterError(f"release={self._release.name!r} is not allowed without scheme {RAW_SCHEME!r}")
@@ -108,12 +115,8 @@ class KeyHolder(Party):
         self._open: OrderedDict[str, _Open] = OrderedDict()
         self._used = RecentIds()
         self._rotation: _Rotation | None = None
-        self._budget = query_budget
+        self._budgets = Budgets(query_budget)
         self._max_images = max_images
-        self._decided = 0
-        # Clients besides the laboratory: name -> images per head, 0 for no limit; and images decided for each.
-        self._clients: dict[str, int] = {}
-        self._decided_for: dict[tuple[str, str], int] = {}
         self._handlers |= {
             AdmitClient: self._on_admit_client,
             PublicMaterialRequest: self._on_public_material_request,
@@ -128,6 +131,9 @@ class KeyHolder(Party):
         raise TypeError("a KeyHolder cannot be pickled or copied: its secret key has no way out")
 
     # ---- keys and heads ----------------------------------------------------------------------------------------
+
+    def _new_keys(self, plan: HeadPlan) -> KeyCustody:
+        return make_custody(plan, self._noise_check != NOISE_IGNORED)
 
     def _keys(self) -> KeyCustody:
         if self._custody is None:
@@ -164,8 +170,9 @@ class KeyHolder(Party):
         """New keys at once; the old ones are gone with everything that was under way under them."""
         self.require_sender(envelope, LABORATORY)
         old = self._keys().public
-        self._custody = make_custody(old.plan)
-        replies = self._give_up([key for key, opened in self._open.items() if opened.head.encrypted], old.fingerprint)
+        self._custody, self._closed = self._new_keys(old.plan), ""
+        text = f"key {old.fingerprint[:12]!r} was replaced before the host's answer came"
+        replies = self._give_up(SchemeError(FailureCode.WRONG_KEY, text))
         missing = {head_id for head_id, head in self._heads.items() if head.encrypted}
         for head_id in missing:
             del self._heads[head_id]
@@ -188,8 +195,9 @@ class KeyHolder(Party):
         self._rotation.heads -= len(gone)
         return self._rotated("")
 
-    def _give_up(self, request_ids: list[str], key: str) -> list[Envelope]:
-        error = SchemeError(FailureCode.WRONG_KEY, f"key {key[:12]!r} was replaced before the host's answer came")
+    def _give_up(self, error: ProtocolError) -> list[Envelope]:
+        """Refuse everything that is under way under this key."""
+        request_ids = [key for key, opened in self._open.items() if opened.head.encrypted]
         return [self.refuse(self._close(request_id).asker, error) for request_id in request_ids]
 
     def _rotated(self, head_id: str) -> list[Envelope]:
@@ -208,14 +216,12 @@ class KeyHolder(Party):
     def _on_admit_client(self, envelope: Envelope, payload: AdmitClient) -> list[Envelope]:
         """From now on `client` may ask too; it gets what the release policy lets out, and is counted by head."""
         self.require_sender(envelope, LABORATORY)
-        if payload.client not in self._clients and len(self._clients) >= MAX_CLIENTS:
-            raise ProtocolError(FailureCode.REFUSED, f"{MAX_CLIENTS} clients are admitted, no more are taken")
-        self._clients[payload.client] = payload.budget
+        self._budgets.admit(payload.client, payload.budget)
         admitted = ClientAdmitted(payload.client, payload.budget, self._release.name)
         return [self.send(payload.client, admitted), self.answer(envelope, admitted)]
 
     def _on_ask(self, envelope: Envelope, payload: AskDecisions) -> list[Envelope]:
-        self.require_sender(envelope, LABORATORY, *self._clients)
+        self.require_sender(envelope, LABORATORY, *self._budgets.clients)
         head, batch = self._head(payload.head_id), len(payload.images)
         if payload.request_id in self._open or payload.request_id in self._used:
             raise ProtocolError(FailureCode.REPLAY, f"request id {payload.request_id[:64]!r} was used before")
@@ -224,12 +230,7 @@ class KeyHolder(Party):
                 f"{batch} images in one request; at most {self._max_images} are allowed", FailureCode.OVERSIZED
             )
         self._check_raw(batch, head.classes)
-        if self._budget and self._decided + batch > self._budget:
-            raise ProtocolError(
-                FailureCode.REFUSED,
-                f"query budget: {self._decided} of {self._budget} images are decided, {batch} more were asked for",
-            )
-        self._count(envelope.sender, payload.head_id, batch)
+        self._budgets.count(envelope.sender, payload.head_id, batch)
         request = ClassifyRequest(payload.request_id, payload.head_id, payload.images)
         sent = self.send(MODEL_HOST, request, cause=envelope)
         self._open[payload.request_id] = _Open(Asker.of(envelope), head, batch, sent.sequence)
@@ -245,25 +246,12 @@ class KeyHolder(Party):
                 FailureCode.OVERSIZED,
             )
 
-    def _count(self, client: str, head_id: str, batch: int) -> None:
-        """Count `batch` images against the budgets.
-
-        Raises:
-            BudgetError: the client has too few left for this head; nothing is counted.
-        """
-        used, budget = self._decided_for.get((client, head_id), 0), self._clients.get(client, 0)
-        if budget and used + batch > budget:
-            raise BudgetError(
-                f"{used} of {budget} images of head {head_id[:64]!r} are decided for {client[:64]!r}, "
-                f"{batch} more were asked for"
-            )
-        self._decided_for[client, head_id] = used + batch
-        self._decided += batch
-
     def _head(self, head_id: str) -> HeadNotice:
         head = self._heads.get(head_id)
         if head_id in self._stopped:
             raise ProtocolError(FailureCode.REFUSED, f"head {head_id[:64]!r} is closed: {self._stopped[head_id]}")
+        if head is not None and head.encrypted and self._closed:
+            raise ProtocolError(FailureCode.REFUSED, self._closed)
         if head is not None:
             return head
         if self._rotation is not None and head_id in self._rotation.missing:
@@ -301,7 +289,12 @@ class KeyHolder(Party):
         self.require_sender(envelope, MODEL_HOST)
         opened = self._checked(payload)
         head = opened[0].head
-        logits, raw = self._opened(payload, head)
+        try:
+            logits, raw = self._opened(payload, head)
+        except NoiseError as error:
+            if self._noise_check != NOISE_CLOSES:
+                raise
+            return self._close_key(envelope, error)
         if head.tag.size:
             if not tag_holds(logits, head.tag, self._keys().public.plan):
                 return self._stop(envelope, payload, opened)
@@ -310,7 +303,7 @@ class KeyHolder(Party):
         for part, request in zip(payload.parts, opened, strict=True):
             rows = slice(start, start + part.batch)
             start += part.batch
-            used = self._decided_for.get((request.asker.name, request.head.head_id), 0)
+            used = self._budgets.used(request.asker.name, request.head.head_id)
             decisions.append(self._decision(part, request.head, logits[rows], raw[rows], used))
         # Nothing can fail from here on.
         pairs = zip(decisions, opened, strict=True)
@@ -328,6 +321,14 @@ class KeyHolder(Party):
         for part in payload.parts:
             self._close(part.request_id)
         return [*replies, self.refuse(Asker.of(envelope), error)]
+
+    def _close_key(self, envelope: Envelope, error: NoiseError) -> list[Envelope]:
+        """That it was refused is a bit of the key to whoever made the reply: it gets one such bit and no more."""
+        self._closed = (
+            f"key {self.fingerprint[:12]!r} is closed until it is replaced: no honest host computes such a reply"
+        )
+        told = NoiseError(error.code, f"{error.text}; {self._closed}")
+        return [*self._give_up(told), self.refuse(Asker.of(envelope), told)]
 
     def _checked(self, payload: ClassifyResponse) -> list[_Open]:
         """The open requests that a response answers, in the order of its parts.
@@ -369,7 +370,7 @@ class KeyHolder(Party):
             reply = LogitCiphertexts(payload.ciphertexts, batch)
             if self._release.raw:
                 slots = custody.decrypt_slots(reply)
-                logits, raw = slots[..., 0], self._release.slots(slots, self._limit(), self._noise())
+                logits, raw = slots[..., 0], self._release.slots(slots, self._budgets.most, self._noise())
             else:
                 logits = custody.decrypt(reply)
         rows = head.classes + bool(head.tag.size)
@@ -378,10 +379,6 @@ class KeyHolder(Party):
                 f"logits of shape {list(logits.shape)}, expected {[batch, rows]}", FailureCode.BAD_TENSOR
             )
         return logits, raw
-
-    def _limit(self) -> int:
-        """Answers that anybody can get at most."""
-        return self._budget or max((n or _UNLIMITED for n in self._clients.values()), default=_UNLIMITED)
 
     def _noise(self) -> float:
         """Bound on the noise of a decoded slot."""
@@ -399,4 +396,5 @@ class KeyHolder(Party):
         return "" if self._custody is None else self._custody.public.fingerprint
 
     def __repr__(self) -> str:
-        return f"KeyHolder(key {self.fingerprint[:12] or 'none'}, {len(self._heads)} heads, {self._decided} decided)"
+        decided = self._budgets.decided
+        return f"KeyHolder(key {self.fingerprint[:12] or 'none'}, {len(self._heads)} heads, {decided} decided)"

@@ -86,18 +86,20 @@ class ModelHostSetup(_message.Message):
     def __init__(self, backbone: _Optional[_Union[BackboneSpec, _Mapping]] = ..., threads: _Optional[int] = ..., gather_delay_ms: _Optional[float] = ..., gather_inputs: _Optional[int] = ..., max_images: _Optional[int] = ..., max_heads: _Optional[int] = ..., evaluator: _Optional[str] = ..., corrupted: _Optional[bool] = ..., active: _Optional[bool] = ...) -> None: ...
 
 class KeyHolderSetup(_message.Message):
-    __slots__ = ("plan", "query_budget", "release", "max_images", "defences")
+    __slots__ = ("plan", "query_budget", "release", "max_images", "noise_check", "defences")
     PLAN_FIELD_NUMBER: _ClassVar[int]
     QUERY_BUDGET_FIELD_NUMBER: _ClassVar[int]
     RELEASE_FIELD_NUMBER: _ClassVar[int]
     MAX_IMAGES_FIELD_NUMBER: _ClassVar[int]
+    NOISE_CHECK_FIELD_NUMBER: _ClassVar[int]
     DEFENCES_FIELD_NUMBER: _ClassVar[int]
     plan: _he_pb2.HeadPlan
     query_budget: int
     release: str
     max_images: int
+    noise_check: str
     defences: _containers.RepeatedCompositeFieldContainer[DefenceSpec]
-    def __init__(self, plan: _Optional[_Union[_he_pb2.HeadPlan, _Mapping]] = ..., query_budget: _Optional[int] = ..., release: _Optional[str] = ..., max_images: _Optional[int] = ..., defences: _Optional[_Iterable[_Union[DefenceSpec, _Mapping]]] = ...) -> None: ...
+    def __init__(self, plan: _Optional[_Union[_he_pb2.HeadPlan, _Mapping]] = ..., query_budget: _Optional[int] = ..., release: _Optional[str] = ..., max_images: _Optional[int] = ..., noise_check: _Optional[str] = ..., defences: _Optional[_Iterable[_Union[DefenceSpec, _Mapping]]] = ...) -> None: ...
 
 class AdversarySetup(_message.Message):
     __slots__ = ("backbone", "recipe", "classes", "images_per_class", "auxiliary_images", "auxiliary_labels", "threads", "workers", "kinds", "auxiliary_kinds")

@@ -55,6 +55,7 @@ def party_setups(lab: Laboratory, world: World) -> dict[str, bytes]:
             world.release or p.release,
             most,
             tuple(applied.spec(fitted=True) for applied in world.releasing),
+            world.noise_check,
         ),
         MODEL_HOST: ModelHostSetup(
             _backbone(lab),

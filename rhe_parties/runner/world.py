@@ -9,8 +9,8 @@ from rhe_parties.defences.base import DEFENCES, Defence, Fact, Fitted, PublicDat
 from rhe_parties.defences.chain import trainer_of
 from rhe_parties.errors import ParameterError, unknown_name
 from rhe_parties.he.plan import HeadPlan
-from rhe_parties.he.scheme import scheme_catalogue
-from rhe_parties.messages.setups import DefenceSpec
+from rhe_parties.he.scheme import NOISE_CHECKED, scheme_catalogue
+from rhe_parties.messages.setups import NOISE_CHECKS, NOISE_CLOSES, DefenceSpec
 from rhe_parties.model.head import Recipe
 from rhe_parties.model.two_layer import BatchRecipe
 from rhe_parties.parties.release import RAW_SCHEME, parse_release
@@ -20,7 +20,14 @@ from rhe_parties.threat.model import KEY_HOLDER, LABORATORY, MODEL_HOST, ThreatM
 
 __all__ = ["AppliedDefence", "World", "resolve_worlds"]
 
-_ADDITIONS = ("client", "decisions", "malicious", "release=POLICY", "tag")
+_ADDITIONS = ("client", "decisions", "malicious", "noise-check=close|refuse|off", "release=POLICY", "tag")
+
+
+# What other worlds do: on the first reply noisier than an honest one the key holder closes the key.
+_NOISE_TEXT = {
+    "refuse": "the key holder refuses replies noisier than honest ones and goes on",
+    "off": "the key holder decrypts replies whatever their noise",
+}
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,7 @@ class World:
         release: the key holder's policy in this world, "" for the run's.
         malicious: the host that the adversary sits at answers the adversary's own requests as it likes.
         tag: encrypted heads have a secret last row by which the key holder knows replies of an honest host.
+        noise_check: what the key holder does about a reply noisier than honest ones; see `KeyHolder`.
         plan: of the encrypted head.
         recipe: how heads are trained here.
         facts: about the defences in force.
@@ -74,6 +82,7 @@ class World:
     release: str = ""
     malicious: bool = False
     tag: bool = False
+    noise_check: str = NOISE_CLOSES
     plan: HeadPlan | None = None
     recipe: Recipe | BatchRecipe | None = None
     facts: tuple[Fact, ...] = ()
@@ -128,6 +137,8 @@ class World:
             said.append("the host answers the adversary's own requests with ciphertexts of the adversary's choice")
         if self.tag:
             said.append("a secret linear tag in every head shows the key holder replies that no honest host computes")
+        if self.noise_check != NOISE_CLOSES:
+            said.append(_NOISE_TEXT[self.noise_check])
         return "; ".join(said)
 
 
@@ -154,6 +165,11 @@ def _check(world: World, parameters: Parameters) -> None:
         )
     if world.tag and world.scheme != "bfv":
         raise ParameterError(f"world {world.name!r}: +tag is not allowed (allowed: with scheme bfv)")
+    if world.noise_check != NOISE_CLOSES and world.scheme != NOISE_CHECKED:
+        raise ParameterError(
+            f"world {world.name!r}: +noise-check={world.noise_check} is not allowed (allowed: with scheme "
+            f"{NOISE_CHECKED})"
+        )
     policy = parse_release(world.release or parameters.release)
     if policy.raw and world.scheme != RAW_SCHEME:
         raise ParameterError(
@@ -177,6 +193,10 @@ def _world(name: str, usual: str, schemes: list[str]) -> World:
             world = dataclasses.replace(world, malicious=True)
         elif addition == "tag":
             world = dataclasses.replace(world, tag=True)
+        elif key == "noise-check" and equals:
+            if value not in NOISE_CHECKS:
+                raise unknown_name("noise-check", value, NOISE_CHECKS)
+            world = dataclasses.replace(world, noise_check=value)
         elif key == "release" and equals:
             world = dataclasses.replace(world, release=parse_release(value).name)
         else:

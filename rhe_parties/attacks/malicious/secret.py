@@ -16,19 +16,15 @@ Nothing of it depends on a head: one key opens every head that was encrypted und
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
+from rhe_parties.attacks.malicious.places import Decide, decided, note, places, shifts
 from rhe_parties.he.malleable import Forge
 from rhe_parties.types import AnyArray, IntArray
 
 __all__ = ["key_decisions", "read_key", "readable"]
-
-#: Given ciphertexts of a reply to so many inputs, the classes that the key holder decides on.
-Decide = Callable[[tuple[bytes, ...], int], IntArray]
-# Inputs of one question.
-_AT_ONCE = 2048
 
 
 def read_key(forge: Forge, decide: Decide) -> IntArray | None:
@@ -50,64 +46,14 @@ def readable(forge: Forge) -> bool:
 def key_decisions(forge: Forge) -> int:
     """Decisions that `read_key` asks for."""
     rounds = 1 if forge.plan.class_tiles >= 3 else 3
-    return rounds * sum(count for _, count in _shifts(forge))
-
-
-def _shifts(forge: Forge) -> list[tuple[int, int]]:
-    """(j, n): with X^j the places of the first n inputs read all coefficients of the key at least once.
-
-    Shifts by less than the distance of two inputs move the places over everything between them.
-    """
-    layout = forge.plan.layout
-    width, shifts = layout.stride, []
-    for covered in range(0, forge.plan.degree, width * layout.batch):
-        rest = forge.plan.degree - covered
-        count = min(layout.batch, -(-rest // width))
-        shifts += [(j - covered, count) for j in range(max(0, width - rest), width)]
-    return shifts
-
-
-def _places(forge: Forge, shift: int, count: int, inner: int) -> IntArray:
-    """Which e(n) the class `inner` of a tile reads for each of `count` inputs."""
-    layout = forge.plan.layout
-    inputs = np.arange(count, dtype=np.int64)
-    places: IntArray = inputs * layout.stride + (inner + 1) * layout.tile_width - 1 - shift
-    return places
-
-
-def _constants(forge: Forge, count: int) -> IntArray:
-    """Constants [count, K] that keep every class out of the race."""
-    return np.full((count, forge.plan.classes), -(forge.plan.plain_modulus // 4), dtype=np.int64)
-
-
-def _decided(forge: Forge, made: Iterator[tuple[list[bytes], int]], decide: Decide) -> list[IntArray]:
-    """Winners of each request polynomial; as many of those with the same, full number of inputs at once as fit."""
-    winners: list[IntArray] = []
-    waiting: list[bytes] = []
-    held = 0
-
-    def flush() -> None:
-        nonlocal waiting, held
-        if held:
-            batch = forge.plan.batch
-            winners.extend(np.split(decide(tuple(waiting), held), range(batch, held, batch)))
-        waiting, held = [], 0
-
-    for reply, count in made:
-        waiting += reply
-        held += count
-        # Only the last polynomial of a question may hold fewer inputs than the layout takes.
-        if count < forge.plan.batch or held + forge.plan.batch > _AT_ONCE:
-            flush()
-    flush()
-    return winners
+    return rounds * sum(count for _, count in shifts(forge))
 
 
 def _directly(forge: Forge, decide: Decide) -> IntArray:
-    plan, shifts = forge.plan, _shifts(forge)
+    plan, looks = forge.plan, shifts(forge)
 
     def requests() -> Iterator[tuple[list[bytes], int]]:
-        for shift, count in shifts:
+        for shift, count in looks:
             constants = _constants(forge, count)
             constants[:, 0], constants[:, plan.tile_classes], constants[:, 2 * plan.tile_classes] = 0, 1, 0
             ciphers = [forge.zero] * plan.class_tiles
@@ -115,35 +61,33 @@ def _directly(forge: Forge, decide: Decide) -> IntArray:
             yield forge.reply(ciphers, constants), count
 
     key = np.zeros(plan.degree, dtype=np.int64)
-    for (shift, count), winners in zip(shifts, _decided(forge, requests(), decide), strict=True):
-        _note(key, _places(forge, shift, count, 0), winners // plan.tile_classes - 1)
+    for (shift, count), winners in zip(looks, decided(forge, requests(), decide), strict=True):
+        note(key, places(forge, shift, count, 0), winners // plan.tile_classes - 1)
     return key
 
 
-def _note(key: IntArray, places: IntArray, found: IntArray) -> None:
-    """Write values of e at any places into the key's N coefficients."""
-    degree = len(key)
-    turned = (places // degree) % 2 == 1
-    key[places % degree] = np.where(turned, -found, found)
+def _constants(forge: Forge, count: int) -> IntArray:
+    """Constants [count, K] that keep every class out of the race."""
+    return np.full((count, forge.plan.classes), -(forge.plan.plain_modulus // 4), dtype=np.int64)
 
 
 def _by_differences(forge: Forge, decide: Decide) -> IntArray | None:
     """e(n) - e(n+w) by bisection among its five values, then the sums of half a turn."""
     degree, width = forge.plan.degree, forge.plan.tile_width
-    shifts = _shifts(forge)
-    low = [np.full(count, -2, dtype=np.int64) for _, count in shifts]
-    high = [np.full(count, 2, dtype=np.int64) for _, count in shifts]
+    looks = shifts(forge)
+    low = [np.full(count, -2, dtype=np.int64) for _, count in looks]
+    high = [np.full(count, 2, dtype=np.int64) for _, count in looks]
     for _ in range(3):
         middle = [-(-(a + b) // 2) for a, b in zip(low, high, strict=True)]
-        answers = _decided(forge, _comparisons(forge, shifts, middle), decide)
+        answers = decided(forge, _comparisons(forge, looks, middle), decide)
         for place, winners in enumerate(answers):
             above = winners == 0
             low[place] = np.where(above, middle[place], low[place])
             high[place] = np.where(above, high[place], np.maximum(middle[place] - 1, low[place]))
     differences = np.zeros(2 * degree, dtype=np.int64)
-    for (shift, count), found in zip(shifts, low, strict=True):
-        places = _places(forge, shift, count, 0) % (2 * degree)
-        differences[places], differences[(places + degree) % (2 * degree)] = found, -found
+    for (shift, count), found in zip(looks, low, strict=True):
+        read = places(forge, shift, count, 0) % (2 * degree)
+        differences[read], differences[(read + degree) % (2 * degree)] = found, -found
     steps = degree // math.gcd(width, degree)
     path = np.arange(degree)[:, None] + width * np.arange(steps)[None, :]
     doubled: AnyArray = differences[path % (2 * degree)].sum(axis=1)
@@ -154,10 +98,10 @@ def _by_differences(forge: Forge, decide: Decide) -> IntArray | None:
 
 
 def _comparisons(
-    forge: Forge, shifts: list[tuple[int, int]], thresholds: list[IntArray]
+    forge: Forge, looks: list[tuple[int, int]], thresholds: list[IntArray]
 ) -> Iterator[tuple[list[bytes], int]]:
     """Replies in which class 0 wins where e(n) - e(n+w) is at least the threshold, and class 1 elsewhere."""
-    for (shift, count), threshold in zip(shifts, thresholds, strict=True):
+    for (shift, count), threshold in zip(looks, thresholds, strict=True):
         constants = _constants(forge, count)
         constants[:, 0], constants[:, 1] = 1, 2 * threshold
         ciphers = [forge.with_secret(2, shift)] + [forge.zero] * (forge.plan.class_tiles - 1)

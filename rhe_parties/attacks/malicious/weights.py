@@ -12,11 +12,11 @@ products for different inputs never meet in such a place: a request of b inputs 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from rhe_parties.attacks.malicious.places import Decide
 from rhe_parties.errors import ProtocolError
 from rhe_parties.he.malleable import Forge, Residues
 from rhe_parties.he.scheme import HeadCiphertexts
@@ -24,8 +24,6 @@ from rhe_parties.types import AnyArray, IntArray
 
 __all__ = ["Compared", "compare_weights", "levels"]
 
-#: Given ciphertexts of a reply to so many inputs, the classes that the key holder decides on.
-Decide = Callable[[tuple[bytes, ...], int], IntArray]
 # Weights in one request; and how much coarser a bias may be found, as a share of what a whole feature vector moves.
 _PER_REQUEST, _BIAS_SHARE = 2048, 1 / 8
 
