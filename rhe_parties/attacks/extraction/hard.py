@@ -1,4 +1,4 @@
-"""A linear head from class decisions on images alone.
+"""A linear head from class decisions alone: on images, or on features where the host is the adversary's.
 
 Active learning in the version space: a pool of varied images is asked about first, then, in a few large rounds, points
 on segments between pool images where the posterior puts the decision boundary but is in doubt where exactly. Whatever
@@ -27,12 +27,14 @@ from rhe_parties.rng import numpy_stream
 from rhe_parties.threads import limited_threads
 from rhe_parties.types import AnyArray, FloatArray, IntArray, UInt8Array
 
-__all__ = ["Ask", "Extract", "Extracted", "HardSettings", "QueryPlan", "extract_head", "plan_queries"]
+__all__ = ["Ask", "Extract", "Extracted", "HardSettings", "QueryPlan", "extract_head", "plan_from", "plan_queries"]
 
-Ask = Callable[[UInt8Array], AnyArray]
-"""Images uint8 [B, C, H, W] to classes [B]."""
-Extract = Callable[[UInt8Array], FloatArray]
-"""Images uint8 [B, C, H, W] to the numbers [B, D] that the head is linear in: a backbone's features, as a rule."""
+Ask = Callable[[AnyArray], AnyArray]
+"""Inputs [B, ...] to classes [B]: as a rule images uint8 [B, C, H, W]."""
+Extract = Callable[[AnyArray], FloatArray]
+"""Inputs [B, ...] to the numbers [B, D] that the head is linear in: a backbone's features, as a rule."""
+Between = Callable[[AnyArray, AnyArray, Float64Array], AnyArray]
+"""Inputs [n, ...] at places [n] in [0, 1] on the way from the first to the second, as they can be asked about."""
 
 _LARGEST = 2400  # unknowns of a dense posterior: seconds per head on one core, 50 MB
 _AXES_FROM = 5000  # auxiliary images are enough for the axes
@@ -79,13 +81,14 @@ class HardSettings:
 
 @dataclass(frozen=True, eq=False)
 class QueryPlan:
-    """What every extraction starts from, made once: prior of heads, first images [n, C, H, W], their coordinates
-    [n, r+1] and the squared lengths [n] of their features outside the axes."""
+    """What every extraction starts from, made once: prior of heads, first inputs [n, ...], their coordinates
+    [n, r+1] and the squared lengths [n] of their features outside the axes, and what lies between two inputs."""
 
     prior: HeadPrior
-    images: UInt8Array
+    images: AnyArray
     rows: Float64Array
     rest: Float64Array
+    between: Between = between
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,9 +143,22 @@ def plan_queries(
     limit = max(1, _LARGEST // max(1, shadows[0].shape[1] - 1) - 1)
     with limited_threads(1):
         axes = FeatureAxes.fit(np.concatenate([features[order], seen]), limit)
+    return plan_from(first, seen, axes, shadows, settings)
+
+
+def plan_from(
+    first: AnyArray,
+    seen: FloatArray,
+    axes: FeatureAxes,
+    shadows: tuple[FloatArray, FloatArray],
+    settings: HardSettings,
+    between: Between = between,
+) -> QueryPlan:
+    """Fit the prior along given axes, for first inputs [n, ...] with features `seen` [n, D]; see `plan_queries`."""
+    with limited_threads(1):
         prior = HeadPrior.fit(axes, *shadows, informed=settings.informed)
     rows, rest = axes.reduce(seen)
-    return QueryPlan(prior, first, rows, rest)
+    return QueryPlan(prior, first, rows, rest, between)
 
 
 def extract_head(
@@ -174,10 +190,10 @@ def extract_head(
 
 
 class _Query(NamedTuple):
-    """Images to ask about [n, C, H, W], coordinates [n, r+1], squared rest [n]; and the segments [n] and places [n]
+    """Inputs to ask about [n, ...], coordinates [n, r+1], squared rest [n]; and the segments [n] and places [n]
     that they lie on (empty in the first round)."""
 
-    images: UInt8Array
+    images: AnyArray
     rows: Float64Array
     rest: Float64Array
     chosen: IntArray
@@ -267,11 +283,11 @@ class _Search:
         bounds = segments.place[chosen]
         place = bounds[:, 0] + share[order] * (bounds[:, 1] - bounds[:, 0])
         first, second = self.plan.images[segments.ends[chosen, 0]], self.plan.images[segments.ends[chosen, 1]]
-        images = between(first, second, place)
+        images = self.plan.between(first, second, place)
         # Where rounding to grey levels leaves an end of the bracket as it was, the segment is exhausted.
         new = np.ones(len(chosen), np.bool_)
         for side in (0, 1):
-            new &= (images != between(first, second, bounds[:, side])).any(axis=(1, 2, 3))
+            new &= (images != self.plan.between(first, second, bounds[:, side])).reshape(len(new), -1).any(axis=1)
         segments.close(chosen[~new])
         chosen, place, images = chosen[new], place[new], images[new]
         rows, rest = self.plan.prior.axes.reduce(self.extract(images))
