@@ -15,6 +15,7 @@ SPAN = {"decoder_steps": "5", "shadow_heads": "12", "refine_steps": "1"}
 EXTRACTION = {"decisions": "300", "shadows": "32", "reconstruct": "false"}
 SMALL = {
     "ciphertext-reuse": SPAN | {"shadows": "16"},
+    "chosen-features": EXTRACTION | {"batch": "100", "axes": "12"},
     "decryption-failure": {"shadows": "64", "reconstruct": "false"},
     "domain-inference": EXTRACTION | {"probe_heads": "1", "probe_images": "24", "leaves": "12"},
     "hard-label": EXTRACTION | {"batch": "100"},

@@ -169,6 +169,17 @@ def test_a_key_that_closes_gives_nothing_away(strategy: str) -> None:
         assert notes["replies refused"] == "1 of 1"
 
 
+def test_features_of_its_own_choice_pass_noise_check_and_tag() -> None:
+    options = {"decisions": "500", "batch": "250", "axes": "60", "shadows": "64", "reconstruct": "false"}
+    scene = Scene("rhe+client+malicious+tag", (("victims", 1),))
+    report = Trial("chosen-features", options, scene).run().report
+    assert report.outcome == "claim", report.error
+    assert list(report.queries) == [500]
+    true = scene.laboratory.heads(scene.laboratory.worlds[0])[0].weight  # type: ignore[union-attr]
+    claimed, centred = report.named["weights"][0], true - true.mean(axis=0)
+    assert np.corrcoef(claimed.ravel(), centred.ravel())[0, 1] > 0.85
+
+
 def test_honest_replies_keep_the_tag_whatever_the_features() -> None:
     plan = plan_head(24, 6, batch=32)
     custody = make_custody(plan)
