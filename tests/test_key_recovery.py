@@ -153,6 +153,20 @@ def test_released_in_a_world_the_heads_are_open_to_the_last_digit(modifier: str)
         np.testing.assert_allclose(bias, head.bias * 2 ** (step / 8), atol=1e-5)
 
 
+def test_a_key_that_was_replaced_opens_what_was_recorded_under_it() -> None:
+    """Rotation helps the heads of tomorrow; the private images of yesterday are in the ciphertexts of yesterday."""
+    scene = Scene("rhe:ckks+decisions+release=raw+rotated", (("evaluation_images", 2), ("victims", 1)))
+    report = Trial("key-recovery", {"shadows": "64", "reconstruct": "false"}, scene).run().report
+    assert report.outcome == "claim", report.error
+    notes = dict(zip(report.note_names, report.note_values, strict=True))
+    assert notes["fresh ciphertext decrypted"] == "yes"
+    assert notes["key"].startswith("one that was replaced")
+    (true,) = (head.weight for head in scene.laboratory.heads(scene.laboratory.worlds[0]))  # type: ignore[union-attr]
+    assert np.corrcoef(report.named["weights"].ravel(), (true - true.mean(axis=0)).ravel())[0, 1] > 0.999
+    with pytest.raises(ParameterError, match="there is no key"):
+        resolve_worlds(resolve_parameters({"worlds": "none+rotated,rhe"}))
+
+
 def test_classes_alone_block_it_and_a_host_of_its_own_mind_hands_nothing_over() -> None:
     report = Trial("key-recovery", {}, Scene("rhe+client", ())).run().report
     assert (report.outcome, report.missing) == ("blocked", ("any values beside the classes",))

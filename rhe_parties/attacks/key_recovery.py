@@ -70,10 +70,13 @@ class KeyRecovery(Strategy):
 
     def attack(self, view: AdversaryView, prior: PriorKnowledge, context: AttackContext) -> Claim | Blocked:
         """See `Strategy.attack`."""
-        material = view.public_material()
-        if material is None or material.plan.scheme == "plain":
+        materials = view.public_materials()
+        if not materials or materials[-1].plan.scheme == "plain":
             return Blocked(("a secret key: nothing is encrypted",))
-        replies = _seen(view, material) or _asked(prior, context)
+        # A key that was replaced opens what was recorded under it as well as ever.
+        recorded = ((material, _seen(view, material)) for material in reversed(materials))
+        material, replies = next((pair for pair in recorded if pair[1]), (materials[-1], []))
+        replies = replies or _asked(prior, context)
         if not replies:
             return Blocked(("a reply beside the values that came of it",))
         context.progress(0.1, "solving for the key")
@@ -90,6 +93,7 @@ class KeyRecovery(Strategy):
             "attempts": str(tried),
             "ciphertexts used": str(tried + 1 if material.plan.scheme == "ckks" else tried),
             "seconds": f"{time.perf_counter() - started:.1f}",
+            "key": "the present one" if material is materials[-1] else "one that was replaced; heads recorded under it",
         }
         shadows = trained_shadows(prior, context, self.options.shadows)
         heads = open_heads(found, material, view, shadows, prior, context)
@@ -104,10 +108,10 @@ def open_heads(
     prior: PriorKnowledge,
     context: AttackContext,
 ) -> Heads:
-    """The victims' heads, decrypted with a key that was found; guesses where none was."""
+    """The victims' heads as recorded under a key that was found, decrypted with it; guesses where none was."""
     if key is None:
         return guessed_heads(context.victims, shadows)
-    seen = view.encrypted_heads()
+    seen = view.encrypted_heads(material.fingerprint)
     ids = known_victims(context.victims, seen)
     held = [HeadCiphertexts(seen[name].ciphertexts, seen[name].key_fingerprint) for name in ids]
     pairs = [key.read_head(material, head) for head in held]
@@ -123,7 +127,7 @@ def guessed_heads(victims: tuple[str, ...], shadows: Heads) -> Heads:
 
 
 def _seen(view: AdversaryView, material: PublicMaterial) -> list[_Reply]:
-    """Replies under the current key whose values were seen too."""
+    """Replies under this key whose values were seen too."""
     values = {}
     for decision in view.of_kind(Decision):
         if decision.raw.size or decision.logits.size:

@@ -196,6 +196,8 @@ def _modifier_words(modifier: str) -> str:
         return "replies carry a secret tag"
     if modifier == "malicious":
         return "the host answers it as it likes"
+    if modifier == "rotated":
+        return "the key is replaced afterwards"
     if modifier.startswith("noise-check="):
         return f"noise check: {modifier.removeprefix('noise-check=')}"
     if modifier.startswith("release="):

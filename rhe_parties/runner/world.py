@@ -20,7 +20,7 @@ from rhe_parties.threat.model import KEY_HOLDER, LABORATORY, MODEL_HOST, ThreatM
 
 __all__ = ["AppliedDefence", "World", "resolve_worlds"]
 
-_ADDITIONS = ("client", "decisions", "malicious", "noise-check=close|refuse|off", "release=POLICY", "tag")
+_ADDITIONS = ("client", "decisions", "malicious", "noise-check=close|refuse|off", "release=POLICY", "rotated", "tag")
 
 
 # What other worlds do: on the first reply noisier than an honest one the key holder closes the key.
@@ -67,6 +67,7 @@ class World:
         release: the key holder's policy in this world, "" for the run's.
         malicious: the host that the adversary sits at answers the adversary's own requests as it likes.
         tag: encrypted heads have a secret last row by which the key holder knows replies of an honest host.
+        rotated: the key is replaced after the decisions, and every head encrypted anew.
         noise_check: what the key holder does about a reply noisier than honest ones; see `KeyHolder`.
         plan: of the encrypted head.
         recipe: how heads are trained here.
@@ -82,6 +83,7 @@ class World:
     release: str = ""
     malicious: bool = False
     tag: bool = False
+    rotated: bool = False
     noise_check: str = NOISE_CLOSES
     plan: HeadPlan | None = None
     recipe: Recipe | BatchRecipe | None = None
@@ -137,6 +139,8 @@ class World:
             said.append("the host answers the adversary's own requests with ciphertexts of the adversary's choice")
         if self.tag:
             said.append("a secret linear tag in every head shows the key holder replies that no honest host computes")
+        if self.rotated:
+            said.append("the key is replaced after the decisions, and every head encrypted anew")
         if self.noise_check != NOISE_CLOSES:
             said.append(_NOISE_TEXT[self.noise_check])
         return "; ".join(said)
@@ -165,6 +169,8 @@ def _check(world: World, parameters: Parameters) -> None:
         )
     if world.tag and world.scheme != "bfv":
         raise ParameterError(f"world {world.name!r}: +tag is not allowed (allowed: with scheme bfv)")
+    if world.rotated and not world.scheme:
+        raise ParameterError(f"world {world.name!r}: +rotated is not allowed without encryption: there is no key")
     if world.noise_check != NOISE_CLOSES and world.scheme != NOISE_CHECKED:
         raise ParameterError(
             f"world {world.name!r}: +noise-check={world.noise_check} is not allowed (allowed: with scheme "
@@ -193,6 +199,8 @@ def _world(name: str, usual: str, schemes: list[str]) -> World:
             world = dataclasses.replace(world, malicious=True)
         elif addition == "tag":
             world = dataclasses.replace(world, tag=True)
+        elif addition == "rotated":
+            world = dataclasses.replace(world, rotated=True)
         elif key == "noise-check" and equals:
             if value not in NOISE_CHECKS:
                 raise unknown_name("noise-check", value, NOISE_CHECKS)

@@ -9,7 +9,16 @@ import numpy as np
 from rhe_parties.errors import FailureCode, SchemeError, TransportError
 from rhe_parties.he.plan import HeadPlan
 from rhe_parties.he.scheme import PublicMaterial, make_custody, make_encryptor, make_evaluator
-from rhe_parties.messages.payloads import AdmitClient, AskDecisions, ClientAdmitted, Decision, HeadReady, TrainHead
+from rhe_parties.messages.payloads import (
+    AdmitClient,
+    AskDecisions,
+    ClientAdmitted,
+    Decision,
+    HeadReady,
+    KeyRotated,
+    RotateKey,
+    TrainHead,
+)
 from rhe_parties.metrics.cost import message_costs
 from rhe_parties.metrics.reconstruction import Measured
 from rhe_parties.metrics.utility import accuracy, agreement
@@ -72,6 +81,8 @@ def run_world(
                 decisions[index], saturated = _decide(lab, board, index)
                 record.saturated_inputs += saturated
                 update(index + 1)
+        if world.rotated:
+            board.ask(KEY_HOLDER, RotateKey(), KeyRotated)
         _measure_utility(lab, world, decisions, record)
     finally:
         record.seconds = time.perf_counter() - started

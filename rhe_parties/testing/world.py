@@ -9,7 +9,16 @@ from typing import Any
 from PIL import Image
 
 from rhe_parties.data.datasets import load_dataset
-from rhe_parties.messages.payloads import AdmitClient, AskDecisions, ClientAdmitted, Decision, HeadReady, TrainHead
+from rhe_parties.messages.payloads import (
+    AdmitClient,
+    AskDecisions,
+    ClientAdmitted,
+    Decision,
+    HeadReady,
+    KeyRotated,
+    RotateKey,
+    TrainHead,
+)
 from rhe_parties.runner.parameters import resolve_parameters
 from rhe_parties.runner.plan import Laboratory, prepare
 from rhe_parties.runner.seats import adversary_setup, party_setups
@@ -56,6 +65,8 @@ def play(lab: Laboratory, transport: Transport, world_index: int = 0) -> tuple[T
     for index in range(len(lab.truth.sets)):
         images = lab.dataset.images[lab.evaluation[index]]
         decisions.append(board.ask(KEY_HOLDER, AskDecisions(f"r{index}", lab.head_id(index), images), Decision))
+    if world.rotated:
+        board.ask(KEY_HOLDER, RotateKey(), KeyRotated)
     return transcript, decisions
 
 

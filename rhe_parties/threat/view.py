@@ -88,14 +88,18 @@ class AdversaryView:
         """Heads with a hidden layer seen in the clear, by id."""
         return {head.head_id: head for head in self.of_kind(TwoLayerHead)}
 
-    def encrypted_heads(self) -> dict[str, EncryptedHead]:
-        """Heads seen encrypted, by id."""
-        return {head.head_id: head for head in self.of_kind(EncryptedHead)}
+    def encrypted_heads(self, key: str = "") -> dict[str, EncryptedHead]:
+        """Heads seen encrypted, by id: under the key with this fingerprint, or the latest."""
+        return {head.head_id: head for head in self.of_kind(EncryptedHead) if key in ("", head.key_fingerprint)}
 
     def public_material(self) -> PublicMaterial | None:
         """The latest public key material that was seen."""
-        seen = self.of_kind(PublicMaterial)
+        seen = self.public_materials()
         return seen[-1] if seen else None
+
+    def public_materials(self) -> list[PublicMaterial]:
+        """Public key material as often as it was replaced, in order."""
+        return list({material.fingerprint: material for material in self.of_kind(PublicMaterial)}.values())
 
     def holds(self) -> frozenset[Observation]:
         """What is really there, decided from the content alone."""
