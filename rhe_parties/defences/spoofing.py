@@ -22,7 +22,7 @@ __all__ = ["Decoys", "Spoofing", "make_decoys"]
 _FOREIGN = 1000  # images of the domain that decoys are drawn from
 _PROBES = 4  # public training sets on which the match is measured
 _CORRECTIONS = 3
-_STEPS, _ROUNDS, _ENOUGH = 5, 16, 1e-4  # of L-BFGS, and the relative gap of two updates that counts as none
+_STEPS, _ROUNDS, _ENOUGH = 5, 16, 1e-3  # of L-BFGS, and the relative gap of two updates that counts as none
 _NOTHING = 1e-6  # singular values of the coefficients below this share of the largest are rounding
 
 
