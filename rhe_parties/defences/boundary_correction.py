@@ -25,7 +25,11 @@ class BoundaryCorrection(Defence):
     changes decisions; how many, and what that does to accuracy, is measured on public images that neither the networks
     nor the heads in question saw. The networks are fitted to scores of heads that are trained on public images, clean
     and adversarial, so that the victims' heads are as new to them as their images. Released scores are logarithms of
-    probabilities. Adversaries here know that it is in force, and yet take answers for those of a linear head.
+    probabilities.
+
+    Extraction by `hard-label` and `soft-label` takes answers for those of a linear head even where it knows of this
+    one, and goes wrong. That is no security: networks like these can be fitted by anyone who has public images, and a
+    head that is fitted through them answers nearly as the key holder does.
     """
 
     name = "boundary-correction"

@@ -50,13 +50,14 @@ class Spoofing(Defence):
     their private ones, and attackers rebuild the synthetic images. A head is its update: trained from W_0 on features
     φ_n it is s·W_0 + Σ_n c_n φ_nᵀ, and that sum is all that an inversion reads. Decoys that give the same update
     (`match=1`) give the same head, which leaks the same images: what it was computed from protects nothing. A looser
-    match mixes in the update of plain foreign images, to which the private head itself gave labels, and pays for what
-    it hides with accuracy.
+    match mixes in the update of foreign images as they are, which the private head itself chose and labelled, and pays
+    for what it hides with accuracy. It hides little: even with none of the private update left, the choice of foreign
+    images tells of the private ones.
 
-    Foreign are the invented characters of `rhe_parties.data.strokes`, in no dataset's classes. The correction is the
-    least one, and leaves the range of features that images can have. No adversary here knows what foreign images were
-    used, nor trains shadow heads under this defence: at looser matches it takes heads for ones of the plain recipe,
-    and what it finds is a lower bound.
+    Foreign are the invented characters of `rhe_parties.data.strokes`, in no dataset's classes. The correction leaves
+    the range of features that images can have. No adversary here knows what foreign images were used, nor trains shadow
+    heads under this defence, as each of them takes a second: at looser matches it takes heads for ones of the plain
+    recipe, and what it finds is a lower bound.
     """
 
     name = "spoofing"
