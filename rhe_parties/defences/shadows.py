@@ -46,6 +46,7 @@ def shadow_scores(public: PublicData, recipe: AnyRecipe) -> ShadowScores:
 
     if not isinstance(recipe, Recipe):
         raise ParameterError("what acts on scores is fitted to linear heads (allowed: hidden=0)")
+    # The streams have the names under which lpa and lfp were first measured.
     stream = numpy_stream(public.seed, "poisoning-sets")
     sets = random_sets(public.labels, public.classes, public.images_per_class, _HEADS, stream)
     seed = stream_seed(public.seed, "poisoning-heads")
