@@ -28,12 +28,13 @@ class BoundaryCorrection(Defence):
     probabilities.
 
     Extraction by `hard-label` and `soft-label` takes answers for those of a linear head even where it knows of this
-    one, and goes wrong. That is no security: networks like these can be fitted by anyone who has public images, and a
-    head that is fitted through them answers nearly as the key holder does.
+    one, and no longer finds the weights that images are read from. `hard-label` still finds a linear head that answers
+    nearly as the key holder does. Nor is the rest secure: anyone with public images can fit networks like these, and a
+    head that is fitted through them to released scores has most of the weights again.
     """
 
     name = "boundary-correction"
-    summary = "decisions come from a Bayesian network behind the head (ablation of extraction; protects no images)"
+    summary = "decisions come from a Bayesian network behind the head (an ablation: no defence of training data)"
     source = "after Wang, Diao 2023, arXiv 2306.16979"
     two_layers = False
 
