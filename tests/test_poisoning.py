@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from rhe_parties.data.datasets import load_dataset
-from rhe_parties.defences.base import Fitted, PublicData
+from rhe_parties.defences.base import PublicData
 from rhe_parties.defences.lfp import LabelFlipping
 from rhe_parties.defences.lpa import LabelPreserving
-from rhe_parties.defences.poisoning import allowed_share, shadow_logits, softmax
+from rhe_parties.defences.poisoning import allowed_share, softmax
+from rhe_parties.defences.shadows import shadow_scores
 from rhe_parties.errors import ParameterError
 from rhe_parties.model.backbone import load_backbone
 from rhe_parties.model.head import Recipe
@@ -18,7 +19,6 @@ from rhe_parties.rng import numpy_stream
 from rhe_parties.types import AnyArray, FloatArray
 
 RECIPE = Recipe.paper("strokenet", 1)
-LPA = LabelPreserving()
 
 
 @pytest.fixture(scope="module")
@@ -29,19 +29,18 @@ def public() -> PublicData:
 
 
 @pytest.fixture(scope="module")
-def fitted(public: PublicData) -> Fitted:
-    return LPA.fit(public, RECIPE)
+def lpa(public: PublicData) -> LabelPreserving:
+    return LabelPreserving(fitted=LabelPreserving().fit(public, RECIPE))
 
 
 @pytest.fixture(scope="module")
 def scores(public: PublicData) -> FloatArray:
     """Logits [n, K] of one head about images that it does not know, and of others."""
-    logits, _ = shadow_logits(public, RECIPE)
-    return logits[7].astype(np.float64)
+    return shadow_scores(public, RECIPE).logits[7].astype(np.float64)
 
 
-def test_lpa_keeps_labels_and_budgets(fitted: Fitted, scores: AnyArray) -> None:
-    classes, moved = LPA.release(scores.argmax(axis=1), scores, fitted)
+def test_lpa_keeps_labels_and_budgets(lpa: LabelPreserving, scores: AnyArray) -> None:
+    classes, moved = lpa.release(scores.argmax(axis=1), scores)
     np.testing.assert_array_equal(moved.astype(np.float32).argmax(axis=1), scores.argmax(axis=1))
     np.testing.assert_array_equal(classes, scores.argmax(axis=1))
     change = np.abs(softmax(moved) - softmax(scores)).sum(axis=1)
@@ -49,13 +48,13 @@ def test_lpa_keeps_labels_and_budgets(fitted: Fitted, scores: AnyArray) -> None:
     assert change.mean() > 0.2, "it uses its budget"
     assert np.abs(moved - scores).max() <= 4.0
     # The answer to an image depends on its scores alone, in whatever company it is asked.
-    _, alone = LPA.release(classes[5:6], scores[5:6], fitted)
+    _, alone = lpa.release(classes[5:6], scores[5:6])
     np.testing.assert_allclose(alone[0], moved[5], atol=1e-12)
 
 
-def test_lpa_costs_inversion(public: PublicData, fitted: Fitted, scores: AnyArray) -> None:
+def test_lpa_costs_inversion(public: PublicData, lpa: LabelPreserving, scores: AnyArray) -> None:
     """Error of ridge regression from scores to pixels: trained on clean scores, and on scores as they are released."""
-    _, rows = shadow_logits(public, RECIPE)
+    rows = shadow_scores(public, RECIPE).rows
     pixels = public.images[rows].reshape(len(rows), -1).astype(np.float64) / 127.5 - 1
     half = len(rows) // 2
 
@@ -64,7 +63,7 @@ def test_lpa_costs_inversion(public: PublicData, fitted: Fitted, scores: AnyArra
         solved = np.linalg.solve(known.T @ known + np.eye(known.shape[1]), known.T @ pixels[:half])
         return float(np.square(asked @ solved - pixels[half:]).mean())
 
-    _, moved = LPA.release(scores.argmax(axis=1), scores, fitted)
+    _, moved = lpa.release(scores.argmax(axis=1), scores)
     clean, unaware, adaptive = error(scores, scores), error(scores, moved), error(moved, moved)
     assert unaware > 1.3 * clean
     assert clean < adaptive < unaware
@@ -89,10 +88,10 @@ def test_a_share_is_the_largest_that_is_allowed() -> None:
 
 
 def test_lfp_flips_about_the_share_that_it_says(public: PublicData, scores: AnyArray) -> None:
-    defence = LabelFlipping(LabelFlipping.Options(0.1))
-    fitted = defence.fit(public, RECIPE)
+    options = LabelFlipping.Options(0.1)
+    defence = LabelFlipping(options, LabelFlipping(options).fit(public, RECIPE))
     before = scores.argmax(axis=1)
-    classes, released = defence.release(before, scores, fitted)
+    classes, released = defence.release(before, scores)
     flipped = classes != before
     assert 0.05 < flipped.mean() < 0.17
     np.testing.assert_array_equal(released.argmax(axis=1), classes)
@@ -111,4 +110,4 @@ def test_what_they_refuse(public: PublicData) -> None:
         with pytest.raises(ParameterError, match=r"at most 0\.5"):
             LabelFlipping.Options(share)
     with pytest.raises(ParameterError, match="hidden=0"):
-        LPA.fit(public, BatchRecipe(0.01, 0.0, 0.01, 3, 4, "relu", "binary"))
+        LabelPreserving().fit(public, BatchRecipe(0.01, 0.0, 0.01, 3, 4, "relu", "binary"))

@@ -30,7 +30,7 @@ LOGITS = np.array([[0.1234567, -2.0, 1.98765], [5.5, 5.4999, -1.0]], dtype=np.fl
 
 def _decide(release: str, logits: Any = LOGITS, *defences: Defence) -> Envelope:
     """The decision of a key holder that gets these plain logits from the host."""
-    policy = Release(parse_release(release).kind, defences=[(defence, {}) for defence in defences])
+    policy = Release(parse_release(release).kind, defences=defences)
     holder = KeyHolder("r", None, 0, policy)
     holder.handle(Envelope("r", DATA_OWNER, KEY_HOLDER, 1, 0, p.HeadNotice("h", "f", False, 0.0, 3)))
     holder.handle(Envelope("r", LABORATORY, KEY_HOLDER, 1, 0, p.AskDecisions("q", "h", IMAGES)))
@@ -95,10 +95,10 @@ def test_a_defence_that_releases_nonsense_is_refused() -> None:
     class Broken(Defence):
         name = "broken"
 
-        def release(self, classes: Any, logits: Any, fitted: Any) -> Any:
+        def release(self, classes: Any, logits: Any) -> Any:
             return classes, logits * np.nan
 
-    holder = KeyHolder("r", None, 0, Release("logits", defences=[(Broken(), {})]))
+    holder = KeyHolder("r", None, 0, Release("logits", defences=[Broken()]))
     with pytest.raises(NumericError, match="'broken' released"):
         holder._release.answer(LOGITS, 1.0)
 

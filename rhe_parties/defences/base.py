@@ -73,8 +73,10 @@ class Defence(ABC):
     class Options:
         """Parameters, set in the world's name (`NAME@key=value@…`); override with a frozen dataclass of your own."""
 
-    def __init__(self, options: Any = None) -> None:
+    def __init__(self, options: Any = None, fitted: Fitted | None = None) -> None:
         self.options: Any = self.Options() if options is None else options
+        #: What `fit` learnt, wherever the defence acts; empty before.
+        self.fitted: Fitted = {} if fitted is None else fitted
 
     # ---- before anything private is touched ------------------------------------------------------------------
 
@@ -88,7 +90,11 @@ class Defence(ABC):
         return plain
 
     def fit(self, public: PublicData, recipe: AnyRecipe) -> Fitted:
-        """What `release` needs to know, learnt from public data alone; it travels to the key holder."""
+        """What `train` and `release` need to know, learnt from public data alone.
+
+        It travels to the data owner where the defence trains, to the key holder where it acts on release, and is
+        `fitted` there and for `facts`.
+        """
         del public, recipe
         return {}
 
@@ -123,13 +129,12 @@ class Defence(ABC):
 
     # ---- on release: the key holder --------------------------------------------------------------------------
 
-    def release(self, classes: IntArray, logits: AnyArray, fitted: Fitted) -> tuple[IntArray, AnyArray]:
+    def release(self, classes: IntArray, logits: AnyArray) -> tuple[IntArray, AnyArray]:
         """What goes out in place of classes int64 [B] and logits float64 [B, K].
 
         The answer to an image must depend on the image's logits alone, or asking again would average it out. Logits
         that come out are released only where the policy lets logits out.
         """
-        del fitted
         return classes, logits
 
     # ---- what a subclass overrides ---------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rhe_parties.defences.base import AnyRecipe, Defence, Fact, Fitted, PublicData
-from rhe_parties.defences.poisoning import shadow_logits
+from rhe_parties.defences.shadows import shadow_scores
 from rhe_parties.errors import ParameterError
 from rhe_parties.types import AnyArray, IntArray
 
@@ -39,7 +39,7 @@ class LabelFlipping(Defence):
 
     def fit(self, public: PublicData, recipe: AnyRecipe) -> Fitted:
         """See `Defence.fit`."""
-        logits, _ = shadow_logits(public, recipe)
+        logits = shadow_scores(public, recipe).logits
         two = np.partition(logits.reshape(-1, logits.shape[2]), -2, axis=1)[:, -2:]
         return {"margin": np.asarray([np.quantile(two[:, 1] - two[:, 0], self.options.share)], np.float32)}
 
@@ -48,12 +48,12 @@ class LabelFlipping(Defence):
         del recipe, images
         return [("decisions flipped", f"about {100 * self.options.share:g} % of all")]
 
-    def release(self, classes: IntArray, logits: AnyArray, fitted: Fitted) -> tuple[IntArray, AnyArray]:
+    def release(self, classes: IntArray, logits: AnyArray) -> tuple[IntArray, AnyArray]:
         """See `Defence.release`."""
         order = np.argsort(logits, axis=1)
         first, second = order[:, -1], order[:, -2]
         rows = np.arange(len(logits))
-        flipped = logits[rows, first] - logits[rows, second] < float(fitted["margin"][0])
+        flipped = logits[rows, first] - logits[rows, second] < float(self.fitted["margin"][0])
         swapped = logits.copy()
         swapped[rows, first], swapped[rows, second] = logits[rows, second], logits[rows, first]
         return np.where(flipped, second, classes).astype(np.int64), np.where(flipped[:, None], swapped, logits)

@@ -48,8 +48,8 @@ class LabelPreserving(Defence):
         del recipe, images
         return [("largest change of confidences", f"{self.options.budget:g}")]
 
-    def release(self, classes: IntArray, logits: AnyArray, fitted: Fitted) -> tuple[IntArray, AnyArray]:
+    def release(self, classes: IntArray, logits: AnyArray) -> tuple[IntArray, AnyArray]:
         """See `Defence.release`."""
         exact = np.asarray(logits, np.float64)
-        moved = perturbation(exact, fitted, self.options.reach)
+        moved = perturbation(exact, self.fitted, self.options.reach)
         return classes, exact + allowed_share(exact, moved, self.options.budget)[:, None] * moved

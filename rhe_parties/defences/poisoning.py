@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rhe_parties.defences.base import AnyRecipe, Fitted, PublicData
+from rhe_parties.defences.shadows import shadow_scores
 from rhe_parties.types import AnyArray, FloatArray
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["allowed_share", "fit_perturbation", "perturbation", "shadow_logits", "softmax"]
+__all__ = ["allowed_share", "fit_perturbation", "perturbation", "softmax"]
 
-_HEADS, _IMAGES = 128, 2000  # shadow heads and public images that the perturbation is fitted on
 _UNITS, _FEATURES, _COMPONENTS = 64, 192, 24  # of the network, of the surrogate, and of images
 _MARGIN = 1e-3  # of the winning logit over the others, so that rounding to float32 changes no decision
 _HALVINGS = 20
@@ -70,25 +70,6 @@ def allowed_share(logits: AnyArray, moved: AnyArray, budget: float) -> FloatArra
     return found
 
 
-def shadow_logits(public: PublicData, recipe: AnyRecipe) -> tuple[FloatArray, AnyArray]:
-    """Logits float32 [H, n, K] of heads trained on public images, and the rows [n] of the images in question."""
-    from rhe_parties.data.splits import random_sets
-    from rhe_parties.errors import ParameterError
-    from rhe_parties.model.dual import train_many
-    from rhe_parties.model.head import Recipe
-    from rhe_parties.rng import numpy_stream, stream_seed
-
-    if not isinstance(recipe, Recipe):
-        raise ParameterError("a perturbation of scores is fitted to linear heads (allowed: hidden=0)")
-    stream = numpy_stream(public.seed, "poisoning-sets")
-    sets = random_sets(public.labels, public.classes, public.images_per_class, _HEADS, stream)
-    seed = stream_seed(public.seed, "poisoning-heads")
-    weight, bias = train_many(public.features, public.labels, sets, public.classes, recipe, seed)
-    rows = stream.permutation(len(public.labels))[:_IMAGES]
-    logits = np.einsum("nd,hkd->hnk", public.features[rows], weight) + bias[:, None]
-    return logits.astype(np.float32), rows
-
-
 def perturbation(logits: AnyArray, fitted: Fitted, reach: float) -> AnyArray:
     """What is added to logits [B, K]: at most `reach` in every one of them."""
     x = (logits - fitted["mean"]) / fitted["deviation"]
@@ -112,8 +93,8 @@ def fit_perturbation(public: PublicData, recipe: AnyRecipe, reach: float, budget
     from rhe_parties.rng import torch_stream
     from rhe_parties.threads import limited_threads
 
-    logits, rows = shadow_logits(public, recipe)
-    pictures = _components(public.images[rows])
+    shadows = shadow_scores(public, recipe)
+    logits, pictures = shadows.logits, _components(public.images[shadows.rows])
     mean, deviation = logits.mean(axis=(0, 1)), logits.std(axis=(0, 1)) + 1e-6
     scores, targets = torch.from_numpy(logits), torch.from_numpy(pictures)
     classes = logits.shape[2]

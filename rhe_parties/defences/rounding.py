@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rhe_parties.defences.base import Defence, Fitted
+from rhe_parties.defences.base import Defence
 from rhe_parties.errors import ParameterError
 from rhe_parties.types import AnyArray, IntArray
 
@@ -33,7 +33,6 @@ class Rounding(Defence):
             if not 0 <= self.digits <= MAX_DIGITS:
                 raise ParameterError(f"rounding: digits={self.digits} is not allowed (allowed: 0 to {MAX_DIGITS})")
 
-    def release(self, classes: IntArray, logits: AnyArray, fitted: Fitted) -> tuple[IntArray, AnyArray]:
+    def release(self, classes: IntArray, logits: AnyArray) -> tuple[IntArray, AnyArray]:
         """See `Defence.release`."""
-        del fitted
         return classes, np.round(logits, self.options.digits)

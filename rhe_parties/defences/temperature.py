@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rhe_parties.defences.base import Defence, Fitted
+from rhe_parties.defences.base import Defence
 from rhe_parties.errors import ParameterError
 from rhe_parties.types import AnyArray, IntArray
 
@@ -34,7 +34,6 @@ class Temperature(Defence):
             if not (np.isfinite(self.value) and self.value > 0):
                 raise ParameterError(f"temperature: value={self.value} is not allowed (allowed: finite, above 0)")
 
-    def release(self, classes: IntArray, logits: AnyArray, fitted: Fitted) -> tuple[IntArray, AnyArray]:
+    def release(self, classes: IntArray, logits: AnyArray) -> tuple[IntArray, AnyArray]:
         """See `Defence.release`."""
-        del fitted
         return classes, logits / self.options.value

@@ -26,6 +26,7 @@ __all__ = [
     "LinearHead",
     "Recipe",
     "check_training_sets",
+    "descend_coefficients",
     "descend_dual",
     "initial_weights",
     "train_head",
@@ -262,17 +263,32 @@ def descend_dual(x: Tensor, onehot: Tensor, start: Tensor, recipe: Recipe) -> tu
     Returns:
         Weights [V, K, D] and biases [V, K] in the arguments' precision, on their device.
     """
-    gram, first = x @ x.mT, x @ start.mT
-    coefficients, bias = torch.zeros_like(onehot), torch.zeros_like(start[..., 0])
+    coefficients, bias, shrink = descend_coefficients(x @ x.mT, x @ start.mT, onehot, recipe)
+    return shrink * start + coefficients.mT @ x, bias
+
+
+def descend_coefficients(gram: Tensor, first: Tensor, onehot: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor, float]:
+    """What `descend_dual` finds of a head without looking at its features.
+
+    Args:
+        gram: inner products X·Xᵀ [V, N, N] of the training features.
+        first: X·W_0ᵀ [V, N, K] of the weights before training.
+        onehot: labels [V, N, K], floating.
+        recipe: the training recipe, without DP-SGD.
+
+    Returns:
+        Coefficients A [V, N, K], biases [V, K], and the share of W_0 that is left.
+    """
+    coefficients, bias = torch.zeros_like(onehot), torch.zeros_like(first[:, 0])
     keep, shrink = 1 - recipe.learning_rate * recipe.weight_decay, 1.0
     for step in range(recipe.epochs):
         logits = torch.baddbmm(first, gram, coefficients, beta=shrink) + bias[:, None]
         error = loss_errors(logits, onehot, recipe.relax, step)
-        error *= recipe.learning_rate / x.shape[1]
+        error *= recipe.learning_rate / gram.shape[1]
         coefficients = keep * coefficients - error
         bias = keep * bias - error.sum(1)
         shrink *= keep
-    return shrink * start + coefficients.mT @ x, bias
+    return coefficients, bias, shrink
 
 
 def check_training_sets(features: FloatArray, labels: IntArray, classes: int, seeds: int) -> None:

@@ -48,7 +48,7 @@ def build_party(setup: bytes, pool: Pool | None = None) -> Party:
         from rhe_parties.parties.key_holder import KeyHolder
         from rhe_parties.parties.release import parse_release
 
-        defences = [(_defence(spec), dict(zip(spec.fitted_names, spec.fitted, strict=True))) for spec in role.defences]
+        defences = [_defence(spec) for spec in role.defences]
         release = replace(parse_release(role.release), defences=defences)
         return KeyHolder(run_id, role.plan, role.query_budget, release, role.max_images, role.noise_check)
 
@@ -95,7 +95,8 @@ def _defence(spec: DefenceSpec) -> Defence:
     from rhe_parties.defences.base import DEFENCES
 
     cls = DEFENCES.load(spec.reference, spec.source)
-    return cls(parse_options("defence", cls, spec.options))
+    fitted = dict(zip(spec.fitted_names, spec.fitted, strict=True))
+    return cls(parse_options("defence", cls, spec.options), fitted)
 
 
 def _adversary(run_id: str, role: AdversarySetup, pool: Pool | None) -> Party:

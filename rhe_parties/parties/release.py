@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rhe_parties.defences.base import Defence, Fitted
+from rhe_parties.defences.base import Defence
 from rhe_parties.errors import FailureCode, NumericError, ParameterError
 from rhe_parties.types import AnyArray, FloatArray, IntArray
 
@@ -53,7 +53,7 @@ class Release:
     kind: str = "classes"
     treatment: str = ""
     amount: int = 0
-    defences: Sequence[tuple[Defence, Fitted]] = ()
+    defences: Sequence[Defence] = ()
 
     @property
     def raw(self) -> bool:
@@ -80,9 +80,9 @@ class Release:
         """
         classes: IntArray = np.argmax(logits, axis=1).astype(np.int64)
         real: AnyArray = np.asarray(logits, dtype=np.float64) * scale
-        for defence, fitted in self.defences:
+        for defence in self.defences:
             said, shape = classes, real.shape
-            classes, real = defence.release(said, real, fitted)
+            classes, real = defence.release(said, real)
             if real.shape != shape or classes.shape != shape[:1] or not np.isfinite(real).all():
                 raise NumericError(
                     f"defence {defence.name!r} released classes {classes.shape} and logits {real.shape} for "

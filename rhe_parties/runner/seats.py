@@ -37,7 +37,7 @@ def party_setups(lab: Laboratory, world: World) -> dict[str, bytes]:
     owner = DataOwnerSetup(
         backbone=_backbone(lab),
         recipe=RecipeSpec.of(world.recipe or lab.recipe),
-        defences=tuple(applied.spec(fitted=False) for applied in world.defences),
+        defences=tuple(applied.spec(fitted=applied.cls.trains()) for applied in world.defences),
         classes=lab.truth.classes,
         seed=p.seed,
         images=lab.private_images,

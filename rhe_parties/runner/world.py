@@ -42,8 +42,8 @@ class AppliedDefence:
     fitted: Fitted = field(default_factory=dict)
 
     def build(self) -> Defence:
-        """The defence itself."""
-        return self.cls(parse_options("defence", self.cls, self.options))
+        """The defence itself, with what it learnt."""
+        return self.cls(parse_options("defence", self.cls, self.options), self.fitted)
 
     def spec(self, fitted: bool) -> DefenceSpec:
         """As a set-up carries it, with or without what it learnt."""
@@ -119,7 +119,7 @@ class World:
             dataclasses.replace(applied, fitted=defence.fit(public, recipe))
             for applied, defence in zip(self.defences, built, strict=True)
         )
-        facts = tuple(fact for defence in built for fact in defence.facts(recipe, public.set_size))
+        facts = tuple(fact for applied in fitted for fact in applied.build().facts(recipe, public.set_size))
         spent = [found for defence in built if (found := defence.epsilon(recipe, public.set_size)) is not None]
         return dataclasses.replace(self, recipe=recipe, defences=fitted, facts=facts, epsilon=min(spent, default=None))
 
