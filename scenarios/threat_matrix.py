@@ -78,10 +78,13 @@ scenario = Campaign(
             "batch": 256,
             "victims": 2,
             "worlds": (*WORLDS, APPROXIMATE),
-            "adversary": ("key-recovery", "malicious-host", "key-reading"),
+            # The last ones have the key closed: nothing is decided after them.
+            "adversary": ("key-recovery", "malicious-host", "key-reading", "decryption-failure", "reaction"),
             "key-recovery.reconstruct": False,
             "malicious-host.reconstruct": False,
             "key-reading.reconstruct": False,
+            "decryption-failure.reconstruct": False,
+            "reaction.reconstruct": False,
         },
     },
 )
