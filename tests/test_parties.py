@@ -15,7 +15,7 @@ from rhe_parties.he.scheme import make_custody, make_encryptor, make_evaluator
 from rhe_parties.messages import Envelope, Payload, decode, encode
 from rhe_parties.messages import payloads as p
 from rhe_parties.messages.fingerprints import sealed
-from rhe_parties.parties import key_holder
+from rhe_parties.parties import open_requests
 from rhe_parties.parties.key_holder import KeyHolder
 from rhe_parties.parties.model_host import HostLimits, ModelHost
 from rhe_parties.threat.model import DATA_OWNER, KEY_HOLDER, LABORATORY, MODEL_HOST
@@ -245,7 +245,7 @@ def test_features_that_are_no_numbers_are_refused(
 
 
 def test_a_silent_host_costs_the_key_holder_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(key_holder, "MAX_OPEN", 3)
+    monkeypatch.setattr(open_requests, "MAX_OPEN", 3)
     holder = KeyHolder(small_laboratory().run_id, None)
     _tell(holder, DATA_OWNER, p.HeadNotice("h", "f" * 64, False, 0.0, 10))
     for index in range(3):

@@ -197,7 +197,8 @@ class HeadInstalled:
 class HeadNotice:
     """What the KeyHolder must know of a head: fingerprint, classes, weight scale (0 if plain), key ("" if plain).
 
-    `tag` int64 [K] is the secret combination of the K rows that the head's last row is (`rhe_parties.he.tag`).
+    `tag` int64 [K] is the secret combination of the K rows that the head's last row is (`rhe_parties.he.tag`);
+    `canaries` int64 [C] are the classes of inputs that only owner and key holder know, -1 where it is unclear.
     """
 
     head_id: str
@@ -207,6 +208,7 @@ class HeadNotice:
     classes: int
     key_fingerprint: str = ""
     tag: IntArray = field(default_factory=lambda: empty(np.float32))
+    canaries: IntArray = field(default_factory=lambda: empty(np.float32))
 
     def __post_init__(self) -> None:
         check_name(self.head_id, "head_id")
@@ -214,6 +216,10 @@ class HeadNotice:
             check_tensor(self.tag, "tag", np.int64, 1)
             if self.tag.shape != (self.classes,) or not self.encrypted:
                 raise NumericError(f"a tag of {self.tag.size} numbers for {self.classes} classes of a head")
+        if self.canaries.size:
+            check_tensor(self.canaries, "canaries", np.int64, 1)
+            if not -1 <= int(self.canaries.min()) <= int(self.canaries.max()) < self.classes:
+                raise NumericError(f"classes of canaries must be -1 to {self.classes - 1}")
         if self.classes < 1:
             raise NumericError(f"a head needs at least one class, got {self.classes}")
         if not np.isfinite(self.weight_scale) or self.weight_scale < 0:

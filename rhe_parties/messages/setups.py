@@ -74,7 +74,8 @@ class DefenceSpec:
 class DataOwnerSetup:
     """Private `images` uint8 [n, C, H, W], `labels` int64 [n] and the training `sets` int64 [V, N] into them.
 
-    `tag`: encrypted heads get a secret last row (`rhe_parties.he.tag`).
+    `tag`: encrypted heads get a secret last row (`rhe_parties.he.tag`). `canaries` uint8 [C, ch, H, W]: public inputs
+    whose classes the key holder is told.
     """
 
     backbone: BackboneSpec
@@ -88,6 +89,7 @@ class DataOwnerSetup:
     threads: int
     max_heads: int = MAX_HEADS
     tag: bool = False
+    canaries: UInt8Array | None = None
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,8 @@ class KeyHolderSetup:
     """`plan` of the encrypted head (None in a world without encryption); `query_budget` in images, 0 for no limit.
 
     `release` is a release policy (`rhe_parties.parties.release`), `max_images` the most in one request; `defences` are
-    those that act on what is released, in order; `noise_check` is one of `NOISE_CHECKS`.
+    those that act on what is released, in order; `noise_check` is one of `NOISE_CHECKS`. `canaries` are
+    the owner's, `canary_share` how many of them go along with each image asked about.
     """
 
     plan: HeadPlan | None
@@ -131,8 +134,12 @@ class KeyHolderSetup:
     max_images: int = MAX_IMAGES
     defences: tuple[DefenceSpec, ...] = ()
     noise_check: str = NOISE_CLOSES
+    canaries: UInt8Array | None = None
+    canary_share: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.canary_share <= 1:
+            raise MessageError(FailureCode.BAD_VALUE, f"canary_share must be 0 to 1, got {self.canary_share}")
         if self.noise_check not in NOISE_CHECKS:
             raise MessageError(
                 FailureCode.BAD_VALUE, f"noise_check {self.noise_check!r} is not one of {', '.join(NOISE_CHECKS)}"

@@ -45,12 +45,16 @@ def build_party(setup: bytes, pool: Pool | None = None) -> Party:
     """
     run_id, role = decode_setup(setup)
     if isinstance(role, KeyHolderSetup):
+        from rhe_parties.parties.canaries import Canaries
         from rhe_parties.parties.key_holder import KeyHolder
         from rhe_parties.parties.release import parse_release
 
         defences = [_defence(spec) for spec in role.defences]
         release = replace(parse_release(role.release), defences=defences)
-        return KeyHolder(run_id, role.plan, role.query_budget, release, role.max_images, role.noise_check)
+        canaries = Canaries(role.canaries, role.canary_share)
+        return KeyHolder(
+            run_id, role.plan, role.query_budget, release, role.max_images, role.noise_check, canaries=canaries
+        )
 
     from rhe_parties.threads import limited_threads, one_blas_thread
 
@@ -88,6 +92,7 @@ def _data_owner(run_id: str, role: DataOwnerSetup) -> Party:
         role.seed,
         role.max_heads,
         role.tag,
+        role.canaries,
     )
 
 

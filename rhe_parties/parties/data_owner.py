@@ -32,6 +32,7 @@ from rhe_parties.model.binary_head import BinaryHead
 from rhe_parties.model.head import LinearHead, Recipe
 from rhe_parties.model.two_layer import BatchRecipe
 from rhe_parties.parties.base import Asker, Party
+from rhe_parties.parties.canaries import clear_classes
 from rhe_parties.rng import stream_seed
 from rhe_parties.threat.model import DATA_OWNER, KEY_HOLDER, LABORATORY, MODEL_HOST
 from rhe_parties.types import FloatArray, IntArray, UInt8Array
@@ -61,6 +62,7 @@ class DataOwner(Party):
         sets: int64 [V, N], the training images of each head.
         max_heads: most heads that are kept, to encrypt them again when the key is replaced.
         tag: whether encrypted heads get a secret last row by which the key holder knows honest replies.
+        canaries: public images uint8 [C, ch, H, W] whose classes the key holder is told.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class DataOwner(Party):
         seed: int,
         max_heads: int = MAX_HEADS,
         tag: bool = False,
+        canaries: UInt8Array | None = None,
     ) -> None:
         super().__init__(DATA_OWNER, run_id)
         self._backbone = backbone
@@ -90,6 +93,7 @@ class DataOwner(Party):
         self._features: FloatArray | None = None
         self._max_heads = max_heads
         self._tagged = tag
+        self._canaries = None if canaries is None else backbone.extract(canaries)
         self._encryptor: HeadEncryptor | None = None
         self._key = ""
         # Heads on their way: waiting for a key, sent to the host, and confirmed by the key holder.
@@ -181,8 +185,9 @@ class DataOwner(Party):
             )
         self.settle(envelope.reply_to)
         key = self._key if self._encrypts else ""
+        known = empty(np.float32) if self._canaries is None else clear_classes(pending.head.logits(self._canaries))
         notice = HeadNotice(
-            payload.head_id, payload.fingerprint, self._encrypts, pending.scale, self._classes, key, pending.tag
+            payload.head_id, payload.fingerprint, self._encrypts, pending.scale, self._classes, key, pending.tag, known
         )
         return [self.send(KEY_HOLDER, notice, cause=pending.asker)]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -10,7 +9,6 @@ import numpy as np
 
 from rhe_parties.errors import (
     FailureCode,
-    MessageError,
     NoiseError,
     NumericError,
     ParameterError,
@@ -23,7 +21,6 @@ from rhe_parties.he.scheme import KeyCustody, LogitCiphertexts, make_custody
 from rhe_parties.he.tag import tag_holds
 from rhe_parties.messages import Envelope
 from rhe_parties.messages.checks import empty
-from rhe_parties.messages.fingerprints import response_digest
 from rhe_parties.messages.payloads import (
     AdmitClient,
     AskDecisions,
@@ -43,29 +40,19 @@ from rhe_parties.messages.public import export_public
 from rhe_parties.messages.setups import MAX_IMAGES, NOISE_CLOSES, NOISE_IGNORED
 from rhe_parties.parties.base import Asker, Party
 from rhe_parties.parties.budgets import Budgets
-from rhe_parties.parties.recent import RecentIds
+from rhe_parties.parties.canaries import Canaries
+from rhe_parties.parties.open_requests import MAX_OPEN, OpenRequest, OpenRequests
 from rhe_parties.parties.release import RAW_SCHEME, Release
 from rhe_parties.threat.model import DATA_OWNER, KEY_HOLDER, LABORATORY, MODEL_HOST
 from rhe_parties.types import AnyArray
 
 __all__ = ["KeyHolder"]
 
-# Requests without an answer; beyond this the oldest are given up, so that a silent host costs no memory.
-MAX_OPEN = 4096
 MAX_KNOWN_HEADS = 65_536
 # Numbers of raw values in one decision, 8 bytes each.
 MAX_RAW_VALUES = 2**24
 # How far noise is bounded, in deviations.
 _DEVIATIONS = 6.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Open:
-    asker: Asker
-    head: HeadNotice
-    batch: int
-    sequence: int
-    """Of the request to the host."""
 
 
 @dataclass
@@ -87,6 +74,7 @@ class KeyHolder(Party):
         noise_check: what happens on a reply noisier than honest ones: `close`: nothing more is decided under this key,
             as every single refusal tells the reply's maker a bit of it; `refuse`: this reply is refused; `off`: none
             is, whatever it decrypts to.
+        canaries: sends inputs with known classes along; a wrong one closes its head.
 
     Raises:
         ParameterError: raw values shall go out, and the plan's scheme has none.
@@ -100,6 +88,7 @@ class KeyHolder(Party):
         release: Release | None = None,
         max_images: int = MAX_IMAGES,
         noise_check: str = NOISE_CLOSES,
+        canaries: Canaries | None = None,
     ) -> None:
         super().__init__(KEY_HOLDER, run_id)
         self._noise_check = noise_check
@@ -112,10 +101,10 @@ class KeyHolder(Party):
         self._heads: dict[str, HeadNotice] = {}
         # Heads that nothing more is decided on, and why.
         self._stopped: dict[str, str] = {}
-        self._open: OrderedDict[str, _Open] = OrderedDict()
-        self._used = RecentIds()
+        self._open = OpenRequests()
         self._rotation: _Rotation | None = None
         self._budgets = Budgets(query_budget)
+        self._canaries = canaries if canaries is not None else Canaries(None, 0.0)
         self._max_images = max_images
         self._handlers |= {
             AdmitClient: self._on_admit_client,
@@ -197,8 +186,12 @@ class KeyHolder(Party):
 
     def _give_up(self, error: ProtocolError) -> list[Envelope]:
         """Refuse everything that is under way under this key."""
-        request_ids = [key for key, opened in self._open.items() if opened.head.encrypted]
-        return [self.refuse(self._close(request_id).asker, error) for request_id in request_ids]
+        request_ids = self._open.where(lambda request: request.head.encrypted)
+        return self._refused([self._close(request_id) for request_id in request_ids], error)
+
+    def _refused(self, opened: list[OpenRequest], error: ProtocolError) -> list[Envelope]:
+        """The refusals to whoever waits; for a canary nobody does."""
+        return [self.refuse(request.asker, error) for request in opened if request.expected < 0]
 
     def _rotated(self, head_id: str) -> list[Envelope]:
         """The end of a rotation, when `head_id` was the last head that it waited for."""
@@ -223,7 +216,7 @@ class KeyHolder(Party):
     def _on_ask(self, envelope: Envelope, payload: AskDecisions) -> list[Envelope]:
         self.require_sender(envelope, LABORATORY, *self._budgets.clients)
         head, batch = self._head(payload.head_id), len(payload.images)
-        if payload.request_id in self._open or payload.request_id in self._used:
+        if self._open.known(payload.request_id):
             raise ProtocolError(FailureCode.REPLAY, f"request id {payload.request_id[:64]!r} was used before")
         if batch > self._max_images:
             raise NumericError(
@@ -233,8 +226,17 @@ class KeyHolder(Party):
         self._budgets.count(envelope.sender, payload.head_id, batch)
         request = ClassifyRequest(payload.request_id, payload.head_id, payload.images)
         sent = self.send(MODEL_HOST, request, cause=envelope)
-        self._open[payload.request_id] = _Open(Asker.of(envelope), head, batch, sent.sequence)
-        return [sent, *self._forget_the_oldest()]
+        self._open.add(payload.request_id, OpenRequest(Asker.of(envelope), head, batch, sent.sequence))
+        return [sent, *self._canaries_for(head, batch), *self._forget_the_oldest()]
+
+    def _canaries_for(self, head: HeadNotice, images: int) -> list[Envelope]:
+        envelopes = []
+        for canary in self._canaries.due(head.canaries, images):
+            sent = self.send(MODEL_HOST, ClassifyRequest(canary.request_id, head.head_id, canary.image))
+            request = OpenRequest(Asker(KEY_HOLDER, 0), head, 1, sent.sequence, canary.expected)
+            self._open.add(canary.request_id, request)
+            envelopes.append(sent)
+        return envelopes
 
     def _check_raw(self, batch: int, classes: int) -> None:
         if not self._release.raw:
@@ -266,20 +268,18 @@ class KeyHolder(Party):
         )
 
     def _forget_the_oldest(self) -> list[Envelope]:
-        if len(self._open) <= MAX_OPEN:
-            return []
+        overdue = self._open.overdue()
         error = ProtocolError(FailureCode.REFUSED, f"no answer came, and {MAX_OPEN} later requests are open")
-        return [self.refuse(self._close(next(iter(self._open))).asker, error)]
+        return self._refused([self._close(request_id) for request_id in overdue], error)
 
-    def _close(self, request_id: str) -> _Open:
-        opened = self._open.pop(request_id)
-        self._used.add(request_id)
+    def _close(self, request_id: str) -> OpenRequest:
+        opened = self._open.close(request_id)
         self.settle(opened.sequence)
         return opened
 
     def _on_errand_failed(self, sequence: int, asker: Asker) -> None:
         del asker
-        for request_id in [key for key, opened in self._open.items() if opened.sequence == sequence]:
+        for request_id in self._open.where(lambda request: request.sequence == sequence):
             self._close(request_id)
 
     # ---- answers -----------------------------------------------------------------------------------------------
@@ -287,7 +287,9 @@ class KeyHolder(Party):
     def _on_response(self, envelope: Envelope, payload: ClassifyResponse) -> list[Envelope]:
         """Decide for every part; a response that does not fit as a whole changes nothing."""
         self.require_sender(envelope, MODEL_HOST)
-        opened = self._checked(payload)
+        if payload.key_fingerprint:
+            self._check_key(payload.key_fingerprint, "the reply was computed")
+        opened = self._open.answered_by(payload)
         head = opened[0].head
         try:
             logits, raw = self._opened(payload, head)
@@ -297,27 +299,34 @@ class KeyHolder(Party):
             return self._close_key(envelope, error)
         if head.tag.size:
             if not tag_holds(logits, head.tag, self._keys().public.plan):
-                return self._stop(envelope, payload, opened)
+                return self._stop(envelope, payload, opened, "its tag does not hold")
             logits = logits[:, :-1]
+        expected = np.repeat([request.expected for request in opened], [part.batch for part in payload.parts])
+        if ((expected >= 0) & (logits.argmax(axis=1) != expected)).any():
+            return self._stop(envelope, payload, opened, "a canary got another class than its own")
         decisions, start = [], 0
         for part, request in zip(payload.parts, opened, strict=True):
             rows = slice(start, start + part.batch)
             start += part.batch
+            if request.expected >= 0:
+                continue
             used = self._budgets.used(request.asker.name, request.head.head_id)
             decisions.append(self._decision(part, request.head, logits[rows], raw[rows], used))
         # Nothing can fail from here on.
-        pairs = zip(decisions, opened, strict=True)
-        replies = [self.answer(request.asker, decision) for decision, request in pairs]
+        waiting = [request.asker for request in opened if request.expected < 0]
+        replies = [self.answer(asker, decision) for asker, decision in zip(waiting, decisions, strict=True)]
         for part in payload.parts:
             self._close(part.request_id)
         return replies
 
-    def _stop(self, envelope: Envelope, payload: ClassifyResponse, opened: list[_Open]) -> list[Envelope]:
+    def _stop(
+        self, envelope: Envelope, payload: ClassifyResponse, opened: list[OpenRequest], why: str
+    ) -> list[Envelope]:
         """No honest host computes what this reply holds: nothing of it goes out, nor anything more of this head."""
         head_id = payload.head_id
-        self._stopped[head_id] = "a reply was none that an honest host computes: its tag does not hold"
+        self._stopped[head_id] = f"a reply was none that an honest host computes: {why}"
         error = ProtocolError(FailureCode.REFUSED, f"head {head_id[:64]!r}: {self._stopped[head_id]}")
-        replies = [self.refuse(request.asker, error) for request in opened]
+        replies = self._refused(opened, error)
         for part in payload.parts:
             self._close(part.request_id)
         return [*replies, self.refuse(Asker.of(envelope), error)]
@@ -329,37 +338,6 @@ class KeyHolder(Party):
         )
         told = NoiseError(error.code, f"{error.text}; {self._closed}")
         return [*self._give_up(told), self.refuse(Asker.of(envelope), told)]
-
-    def _checked(self, payload: ClassifyResponse) -> list[_Open]:
-        """The open requests that a response answers, in the order of its parts.
-
-        Raises:
-            ProtocolError: REPLAY, WRONG_KEY, BAD_VALUE or MALFORMED where it does not belong to them.
-        """
-        if response_digest(payload) != payload.digest:
-            raise MessageError(FailureCode.MALFORMED, "the reply does not match its digest: it is damaged or mixed up")
-        if payload.key_fingerprint:
-            self._check_key(payload.key_fingerprint, "the reply was computed")
-        ids = [part.request_id for part in payload.parts]
-        closed = [request_id for request_id in ids if request_id not in self._open]
-        if closed or len(set(ids)) != len(ids):
-            which = f"no request {closed[0][:64]!r} is open" if closed else "a request is answered twice"
-            raise ProtocolError(FailureCode.REPLAY, f"{which}: a reply counts once")
-        opened = [self._open[request_id] for request_id in ids]
-        for part, request in zip(payload.parts, opened, strict=True):
-            head = request.head
-            if (payload.head_id, payload.head_fingerprint) != (head.head_id, head.fingerprint):
-                raise SchemeError(
-                    FailureCode.BAD_VALUE,
-                    f"the reply is from another head than the one asked ({head.head_id[:64]!r})",
-                )
-            if part.batch != request.batch:
-                raise NumericError(f"the reply is for {part.batch} images, {request.batch} were asked")
-            if bool(payload.ciphertexts) != head.encrypted or payload.key_fingerprint != head.key_fingerprint:
-                raise SchemeError(FailureCode.BAD_VALUE, "plain reply for an encrypted head, or the other way round")
-            if part.saturated > part.batch:
-                raise NumericError(f"{part.saturated} of {part.batch} inputs cannot have been scaled down")
-        return opened
 
     def _opened(self, payload: ClassifyResponse, head: HeadNotice) -> tuple[AnyArray, AnyArray]:
         """Logits [B, K], and what goes out of the decoded slots [B, K, S]: nothing unless the policy is `raw`."""

@@ -66,7 +66,7 @@ class HeadInstalled(_message.Message):
     def __init__(self, head_id: _Optional[str] = ..., fingerprint: _Optional[str] = ...) -> None: ...
 
 class HeadNotice(_message.Message):
-    __slots__ = ("head_id", "fingerprint", "encrypted", "weight_scale", "classes", "key_fingerprint", "tag")
+    __slots__ = ("head_id", "fingerprint", "encrypted", "weight_scale", "classes", "key_fingerprint", "tag", "canaries")
     HEAD_ID_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     ENCRYPTED_FIELD_NUMBER: _ClassVar[int]
@@ -74,6 +74,7 @@ class HeadNotice(_message.Message):
     CLASSES_FIELD_NUMBER: _ClassVar[int]
     KEY_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     TAG_FIELD_NUMBER: _ClassVar[int]
+    CANARIES_FIELD_NUMBER: _ClassVar[int]
     head_id: str
     fingerprint: str
     encrypted: bool
@@ -81,7 +82,8 @@ class HeadNotice(_message.Message):
     classes: int
     key_fingerprint: str
     tag: _tensor_pb2.Tensor
-    def __init__(self, head_id: _Optional[str] = ..., fingerprint: _Optional[str] = ..., encrypted: _Optional[bool] = ..., weight_scale: _Optional[float] = ..., classes: _Optional[int] = ..., key_fingerprint: _Optional[str] = ..., tag: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
+    canaries: _tensor_pb2.Tensor
+    def __init__(self, head_id: _Optional[str] = ..., fingerprint: _Optional[str] = ..., encrypted: _Optional[bool] = ..., weight_scale: _Optional[float] = ..., classes: _Optional[int] = ..., key_fingerprint: _Optional[str] = ..., tag: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., canaries: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
 
 class HeadReady(_message.Message):
     __slots__ = ("head_id",)

@@ -38,7 +38,7 @@ class DefenceSpec(_message.Message):
     def __init__(self, reference: _Optional[str] = ..., source: _Optional[str] = ..., option_names: _Optional[_Iterable[str]] = ..., option_values: _Optional[_Iterable[str]] = ..., fitted_names: _Optional[_Iterable[str]] = ..., fitted: _Optional[_Iterable[_Union[_tensor_pb2.Tensor, _Mapping]]] = ...) -> None: ...
 
 class DataOwnerSetup(_message.Message):
-    __slots__ = ("backbone", "recipe", "defences", "classes", "seed", "images", "labels", "sets", "threads", "max_heads", "tag")
+    __slots__ = ("backbone", "recipe", "defences", "classes", "seed", "images", "labels", "sets", "threads", "max_heads", "tag", "canaries")
     BACKBONE_FIELD_NUMBER: _ClassVar[int]
     RECIPE_FIELD_NUMBER: _ClassVar[int]
     DEFENCES_FIELD_NUMBER: _ClassVar[int]
@@ -50,6 +50,7 @@ class DataOwnerSetup(_message.Message):
     THREADS_FIELD_NUMBER: _ClassVar[int]
     MAX_HEADS_FIELD_NUMBER: _ClassVar[int]
     TAG_FIELD_NUMBER: _ClassVar[int]
+    CANARIES_FIELD_NUMBER: _ClassVar[int]
     backbone: BackboneSpec
     recipe: _adversary_pb2.RecipeSpec
     defences: _containers.RepeatedCompositeFieldContainer[DefenceSpec]
@@ -61,7 +62,8 @@ class DataOwnerSetup(_message.Message):
     threads: int
     max_heads: int
     tag: bool
-    def __init__(self, backbone: _Optional[_Union[BackboneSpec, _Mapping]] = ..., recipe: _Optional[_Union[_adversary_pb2.RecipeSpec, _Mapping]] = ..., defences: _Optional[_Iterable[_Union[DefenceSpec, _Mapping]]] = ..., classes: _Optional[int] = ..., seed: _Optional[int] = ..., images: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., labels: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., sets: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., threads: _Optional[int] = ..., max_heads: _Optional[int] = ..., tag: _Optional[bool] = ...) -> None: ...
+    canaries: _tensor_pb2.Tensor
+    def __init__(self, backbone: _Optional[_Union[BackboneSpec, _Mapping]] = ..., recipe: _Optional[_Union[_adversary_pb2.RecipeSpec, _Mapping]] = ..., defences: _Optional[_Iterable[_Union[DefenceSpec, _Mapping]]] = ..., classes: _Optional[int] = ..., seed: _Optional[int] = ..., images: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., labels: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., sets: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., threads: _Optional[int] = ..., max_heads: _Optional[int] = ..., tag: _Optional[bool] = ..., canaries: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
 
 class ModelHostSetup(_message.Message):
     __slots__ = ("backbone", "threads", "gather_delay_ms", "gather_inputs", "max_images", "max_heads", "evaluator", "corrupted", "active")
@@ -86,20 +88,24 @@ class ModelHostSetup(_message.Message):
     def __init__(self, backbone: _Optional[_Union[BackboneSpec, _Mapping]] = ..., threads: _Optional[int] = ..., gather_delay_ms: _Optional[float] = ..., gather_inputs: _Optional[int] = ..., max_images: _Optional[int] = ..., max_heads: _Optional[int] = ..., evaluator: _Optional[str] = ..., corrupted: _Optional[bool] = ..., active: _Optional[bool] = ...) -> None: ...
 
 class KeyHolderSetup(_message.Message):
-    __slots__ = ("plan", "query_budget", "release", "max_images", "noise_check", "defences")
+    __slots__ = ("plan", "query_budget", "release", "max_images", "noise_check", "canaries", "canary_share", "defences")
     PLAN_FIELD_NUMBER: _ClassVar[int]
     QUERY_BUDGET_FIELD_NUMBER: _ClassVar[int]
     RELEASE_FIELD_NUMBER: _ClassVar[int]
     MAX_IMAGES_FIELD_NUMBER: _ClassVar[int]
     NOISE_CHECK_FIELD_NUMBER: _ClassVar[int]
+    CANARIES_FIELD_NUMBER: _ClassVar[int]
+    CANARY_SHARE_FIELD_NUMBER: _ClassVar[int]
     DEFENCES_FIELD_NUMBER: _ClassVar[int]
     plan: _he_pb2.HeadPlan
     query_budget: int
     release: str
     max_images: int
     noise_check: str
+    canaries: _tensor_pb2.Tensor
+    canary_share: float
     defences: _containers.RepeatedCompositeFieldContainer[DefenceSpec]
-    def __init__(self, plan: _Optional[_Union[_he_pb2.HeadPlan, _Mapping]] = ..., query_budget: _Optional[int] = ..., release: _Optional[str] = ..., max_images: _Optional[int] = ..., noise_check: _Optional[str] = ..., defences: _Optional[_Iterable[_Union[DefenceSpec, _Mapping]]] = ...) -> None: ...
+    def __init__(self, plan: _Optional[_Union[_he_pb2.HeadPlan, _Mapping]] = ..., query_budget: _Optional[int] = ..., release: _Optional[str] = ..., max_images: _Optional[int] = ..., noise_check: _Optional[str] = ..., canaries: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., canary_share: _Optional[float] = ..., defences: _Optional[_Iterable[_Union[DefenceSpec, _Mapping]]] = ...) -> None: ...
 
 class AdversarySetup(_message.Message):
     __slots__ = ("backbone", "recipe", "classes", "images_per_class", "auxiliary_images", "auxiliary_labels", "threads", "workers", "kinds", "auxiliary_kinds")

@@ -196,6 +196,8 @@ def _modifier_words(modifier: str) -> str:
         return "replies carry a secret tag"
     if modifier == "malicious":
         return "the host answers it as it likes"
+    if modifier.startswith("canaries="):
+        return "canaries among the requests"
     if modifier == "rotated":
         return "the key is replaced afterwards"
     if modifier.startswith("noise-check="):

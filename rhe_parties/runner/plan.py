@@ -35,6 +35,8 @@ __all__ = ["Attacker", "Laboratory", "prepare", "resolve_attackers"]
 _CALIBRATION_IMAGES, _NORM_ROOM = 512, 1.25
 # Fresh images on which an extracted head is compared with the true one; public images that claims are compared with.
 _AGREEMENT_IMAGES, _PUBLIC_IMAGES = 2000, 5000
+# Inputs whose right classes owner and key holder know, where a world has such.
+_CANARIES = 64
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,11 @@ class Laboratory:
         if self.parameters.ciphertexts == "always" or not world.scheme:
             return True
         return world is next(other for other in self.worlds if other.scheme == world.scheme)
+
+    @property
+    def canary_images(self) -> UInt8Array:
+        """Images uint8 [C, ch, H, W] whose classes owner and key holder may know: of the evaluation part."""
+        return self.dataset.images[_sample(self.splits.evaluation, _CANARIES, self.parameters.seed, "canaries")]
 
     @property
     def head_ids(self) -> tuple[str, ...]:

@@ -34,6 +34,7 @@ def _backbone(lab: Laboratory) -> BackboneSpec:
 def party_setups(lab: Laboratory, world: World) -> dict[str, bytes]:
     """Serialised set-ups of the three parties of one world, in the order in which they are seated."""
     p = lab.parameters
+    canaries = lab.canary_images if world.canaries else None
     owner = DataOwnerSetup(
         backbone=_backbone(lab),
         recipe=RecipeSpec.of(world.recipe or lab.recipe),
@@ -46,6 +47,7 @@ def party_setups(lab: Laboratory, world: World) -> dict[str, bytes]:
         threads=p.threads,
         max_heads=max(MAX_HEADS, len(lab.truth.sets)),
         tag=world.tag,
+        canaries=canaries,
     )
     most = max(MAX_IMAGES, lab.evaluation.shape[1])
     setups: dict[str, PartySetup] = {
@@ -56,6 +58,8 @@ def party_setups(lab: Laboratory, world: World) -> dict[str, bytes]:
             most,
             tuple(applied.spec(fitted=True) for applied in world.releasing),
             world.noise_check,
+            canaries,
+            world.canaries,
         ),
         MODEL_HOST: ModelHostSetup(
             _backbone(lab),

@@ -20,7 +20,10 @@ from rhe_parties.threat.model import KEY_HOLDER, LABORATORY, MODEL_HOST, ThreatM
 
 __all__ = ["AppliedDefence", "World", "resolve_worlds"]
 
-_ADDITIONS = ("client", "decisions", "malicious", "noise-check=close|refuse|off", "release=POLICY", "rotated", "tag")
+_ADDITIONS = (
+    "canaries=SHARE", "client", "decisions", "malicious", "noise-check=close|refuse|off", "release=POLICY", "rotated",
+    "tag",
+)  # fmt: skip
 
 
 # What other worlds do: on the first reply noisier than an honest one the key holder closes the key.
@@ -67,6 +70,7 @@ class World:
         release: the key holder's policy in this world, "" for the run's.
         malicious: the host that the adversary sits at answers the adversary's own requests as it likes.
         tag: encrypted heads have a secret last row by which the key holder knows replies of an honest host.
+        canaries: inputs with known classes that go along with each image asked about; 0: none.
         rotated: the key is replaced after the decisions, and every head encrypted anew.
         noise_check: what the key holder does about a reply noisier than honest ones; see `KeyHolder`.
         plan: of the encrypted head.
@@ -84,6 +88,7 @@ class World:
     malicious: bool = False
     tag: bool = False
     rotated: bool = False
+    canaries: float = 0.0
     noise_check: str = NOISE_CLOSES
     plan: HeadPlan | None = None
     recipe: Recipe | BatchRecipe | None = None
@@ -139,6 +144,9 @@ class World:
             said.append("the host answers the adversary's own requests with ciphertexts of the adversary's choice")
         if self.tag:
             said.append("a secret linear tag in every head shows the key holder replies that no honest host computes")
+        if self.canaries:
+            known = "inputs whose class owner and key holder know"
+            said.append(f"{self.canaries:g} canaries for each image asked about: {known}")
         if self.rotated:
             said.append("the key is replaced after the decisions, and every head encrypted anew")
         if self.noise_check != NOISE_CLOSES:
@@ -201,6 +209,8 @@ def _world(name: str, usual: str, schemes: list[str]) -> World:
             world = dataclasses.replace(world, tag=True)
         elif addition == "rotated":
             world = dataclasses.replace(world, rotated=True)
+        elif key == "canaries" and equals:
+            world = dataclasses.replace(world, canaries=_share(value, name))
         elif key == "noise-check" and equals:
             if value not in NOISE_CHECKS:
                 raise unknown_name("noise-check", value, NOISE_CHECKS)
@@ -218,6 +228,16 @@ def _world(name: str, usual: str, schemes: list[str]) -> World:
         raise unknown_name("scheme", scheme, schemes)
     world.trainer()
     return dataclasses.replace(world, scheme=(scheme or usual) if encrypts else "")
+
+
+def _share(text: str, world: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise ParameterError(f"world {world!r}: canaries={text} is not allowed (allowed: above 0, at most 1)")
+    return share
 
 
 def _defence(text: str, world: str) -> tuple[AppliedDefence, str]:
