@@ -137,7 +137,13 @@ def initial_factors(seeds: Sequence[int], rank: int, width: int) -> Tensor:
 
 
 def descend_adapted(
-    x: Tensor, onehot: Tensor, start: Tensor, layer: Layer, recipe: Recipe, down: Tensor | None = None
+    x: Tensor,
+    onehot: Tensor,
+    start: Tensor,
+    layer: Layer,
+    recipe: Recipe,
+    down: Tensor | None = None,
+    softness: float = 0.0,
 ) -> Descent:
     """Train heads and last block together; differentiable in every tensor.
 
@@ -148,6 +154,7 @@ def descend_adapted(
         layer: the block before training.
         recipe: with an adaptation, without DP-SGD or RelaxLoss.
         down: LoRA's `down` factors before training [V, r, P]; None: the whole layer is trained.
+        softness: width of a smooth step in place of the ReLU's, for who looks for `x` by its gradient; 0: the ReLU.
     """
     adaptation = _adaptation(recipe)
     rate, keep = recipe.learning_rate, 1 - recipe.learning_rate * recipe.weight_decay
@@ -164,9 +171,10 @@ def descend_adapted(
         else:
             seen = shrink * low + gram @ moved
             before = base + layer.bias + seen @ up.mT
-        features = layer.gain * before.relu()
+        gate = torch.sigmoid(before / softness) if softness else (before > 0).to(before.dtype)
+        features = layer.gain * before * gate
         error = loss_errors(features @ weight.mT + bias[:, None], onehot, 0.0, step) / x.shape[1]
-        slope = layer.gain * (error @ weight) * (before > 0)
+        slope = layer.gain * (error @ weight) * gate
         weight = keep * weight - rate * (error.mT @ features)
         bias = keep * bias - rate * error.sum(1)
         if up is None or seen is None:
