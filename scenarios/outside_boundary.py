@@ -5,9 +5,9 @@
     rhe run scenarios/outside_boundary.py -p task=membership -p adversary=span-membership,adapted-block-membership
 
 RHE protects a head on a frozen public backbone. In the worlds `+fine-tuned` and `+lora` the owner also trains the
-backbone's last block, as a whole or by low-rank factors, and the host runs it in the clear. What the head no longer says
-the block does: its change is made of the training images' own activations. `none+fine-tuned` is the positive control,
-`rhe` shows that without adaptation the attack has nothing to begin with.
+backbone's last block, as a whole or by low-rank factors, and the host runs it in the clear. What the head no longer
+says the block does: its change is made of the training images' own activations. `none+fine-tuned` is the positive
+control, `rhe` shows that without adaptation the attack has nothing to begin with.
 """
 
 from rhe_parties import Scenario, run_as_program

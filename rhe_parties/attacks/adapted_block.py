@@ -7,7 +7,6 @@ TIFS 13(5)), which for full-batch training on N images stays of rank N to the en
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -15,20 +14,16 @@ import numpy as np
 
 from rhe_parties.attacks.adapted.blocks import Blocks, Workshop
 from rhe_parties.attacks.adapted.estimate import ErrorModel, Estimate, estimate_features
+from rhe_parties.attacks.adapted.pictures import Drawing
 from rhe_parties.attacks.adapted.rays import outside_share, row_space
 from rhe_parties.attacks.base import AttackContext, Claim, PriorKnowledge, Strategy
 from rhe_parties.attacks.membership.candidates import Candidates, read_candidates
-from rhe_parties.attacks.span.inversion import Inversion
-from rhe_parties.attacks.span.pipeline import SpanAttack
-from rhe_parties.attacks.span.refine import heads_together, refine_images
-from rhe_parties.attacks.span_inversion import SpanEffort, span_tools
 from rhe_parties.attacks.white_box import known_victims
 from rhe_parties.errors import ParameterError
-from rhe_parties.model.backbone import Backbone
 from rhe_parties.model.last_block import trunk_of
 from rhe_parties.rng import stream_seed
 from rhe_parties.threat.view import AdversaryView, Observation
-from rhe_parties.types import FloatArray
+from rhe_parties.types import AnyArray, FloatArray
 
 __all__ = ["AdaptedBlockMembership", "AdaptedBlockReconstruction"]
 
@@ -36,10 +31,11 @@ _SEARCH = 120  # steps through the simulated adaptation
 
 
 class _Estimates(NamedTuple):
-    """What is estimated of the victims and of as many shadows, and the error measured on the latter."""
+    """What is estimated of the victims and of as many shadows, and the latter's errors [V·N, D] and their model."""
 
     victims: Estimate
     shadows: Estimate
+    errors: AnyArray
     error: ErrorModel
 
 
@@ -58,33 +54,32 @@ class AdaptedBlockReconstruction(Strategy):
     needs = frozenset({Observation.ADAPTED_BLOCK})
 
     @dataclass(frozen=True)
-    class Options(SpanEffort):
-        """Effort, as in `SpanEffort`, and of the search.
+    class Options:
+        """Effort.
 
         Attributes:
             search_steps: steps through the simulated adaptation where algebra alone does not do: LoRA, more images.
+            refine_steps: steps through the backbone that improve the pixels; 0: none.
         """
 
         search_steps: int = _SEARCH
+        refine_steps: int = 40
 
         def __post_init__(self) -> None:
             _check_steps(self.search_steps)
+            if self.refine_steps < 0:
+                raise ParameterError(f"refine_steps = {self.refine_steps} is not allowed: at least 0")
 
     def attack(self, view: AdversaryView, prior: PriorKnowledge, context: AttackContext) -> Claim:
         """See `Strategy.attack`; the null control is the same made of blocks that hold auxiliary images."""
-        tools = span_tools(self.options, prior, context)
         ids, blocks, workshop = _read(view, prior, context)
         found = _estimates(blocks, workshop, self.options.search_steps, context)
-        context.progress(0.9, "decoding and refining")
-        claims = [
-            Claim(
-                head_ids=ids,
-                images=_pictures(tools, prior.backbone, each.features, found.error, context),
-                features=each.features,
-                whitener=found.error.whitener,
-            )
-            for each in (found.victims, found.shadows)
-        ]
+        drawing, steps = _drawing(found, workshop, prior, context), self.options.refine_steps
+        claims: list[Claim] = []
+        for each in (found.victims, found.shadows):
+            context.progress(0.6 + 0.2 * len(claims), "decoding and refining")
+            images = drawing.draw(prior.backbone, each.features, steps, context.pool)
+            claims.append(Claim(ids, images=images, features=each.features, whitener=found.error.whitener))
         return replace(claims[0], null=claims[1], notes=_notes(found, len(ids)))
 
 
@@ -151,16 +146,29 @@ def _read(
 
 def _estimates(blocks: Blocks, workshop: Workshop, steps: int, context: AttackContext) -> _Estimates:
     """Estimates of the victims, of shadows made alike, and from the latter the error."""
-    context.progress(0.75, "training images that the blocks were adapted to")
+    context.progress(0.1, "training images that the blocks were adapted to")
     victims = estimate_features(blocks, workshop, steps, context.pool)
     key = f"adapted-shadows {len(blocks)} {steps}"
     if key not in context.memory:
-        context.progress(0.8, "the same of blocks adapted to auxiliary images")
+        context.progress(0.3, "the same of blocks adapted to auxiliary images")
         made, sets = workshop.shadows(len(blocks), stream_seed(context.seed, "adapted-block"))
         shadows = estimate_features(made, workshop, steps, context.pool)
-        context.memory[key] = shadows, ErrorModel.fit(shadows.features - workshop.features[sets], workshop)
-    shadows, error = context.memory[key]
-    return _Estimates(victims, shadows, error)
+        errors = (shadows.features - workshop.features[sets]).reshape(-1, workshop.features.shape[1])
+        context.memory[key] = shadows, errors, ErrorModel.fit(errors, workshop)
+    return _Estimates(victims, *context.memory[key])
+
+
+def _drawing(found: _Estimates, workshop: Workshop, prior: PriorKnowledge, context: AttackContext) -> Drawing:
+    """What draws images of such estimates, a function of prior knowledge and of how many victims there are."""
+    key = f"adapted-drawing {len(found.errors)}"
+    if key not in context.memory:
+        context.progress(0.5, "decoder")
+        seed = stream_seed(context.seed, "adapted-decoder")
+        context.memory[key] = Drawing.prepare(
+            workshop, prior.auxiliary_images, found.errors, found.error, seed, context.pool
+        )
+    drawing: Drawing = context.memory[key]
+    return drawing
 
 
 def _notes(found: _Estimates, heads: int) -> dict[str, str]:
@@ -171,7 +179,7 @@ def _notes(found: _Estimates, heads: int) -> dict[str, str]:
 
 
 def _nearness(estimate: Estimate, error: ErrorModel, workshop: Workshop, candidates: Candidates) -> FloatArray:
-    """Log-likelihood ratio [V, M] of candidates: as an image of its class with this estimate, and as any of its class."""
+    """Log-likelihood ratio [V, M] of candidates: as the estimated image of its class, and as any image of its class."""
     belief, classes = workshop.feature_belief, workshop.targets
     scores = np.empty(candidates.labels.shape, np.float32)
     for head, (features, labels) in enumerate(zip(candidates.features, candidates.labels, strict=True)):
@@ -180,26 +188,3 @@ def _nearness(estimate: Estimate, error: ErrorModel, workshop: Workshop, candida
         ratio = 0.5 * (np.square(typical).sum(-1) - np.square(away).sum(-1))
         scores[head] = np.where(labels[:, None] == classes, ratio, -np.inf).max(axis=1)
     return scores
-
-
-class _Piece(NamedTuple):
-    images: FloatArray
-    inversion: Inversion
-
-
-def _pictures(
-    tools: SpanAttack, backbone: Backbone, features: FloatArray, error: ErrorModel, context: AttackContext
-) -> FloatArray:
-    """Images [V, N, C, H, W] in [-1, 1] of features [V, N, D], each matched to its own."""
-    labels = np.repeat(np.arange(tools.prior.classes), tools.images_per_class)
-    images = tools.decode_features(features, np.tile(labels, len(features)))
-    unseen = np.zeros((*features.shape[:2], tools.prior.classes), np.float32)
-    inversion = Inversion(features, features, error.whitener, unseen, error.variances, 0.0)
-    size = heads_together(features.shape[1])
-    starts = range(0, len(features), size)
-    pieces = [_Piece(images[i : i + size], inversion.of(slice(i, i + size))) for i in starts]
-    return np.concatenate(context.pool.map(functools.partial(_picture, tools, backbone), pieces))
-
-
-def _picture(tools: SpanAttack, backbone: Backbone, piece: _Piece) -> FloatArray:
-    return refine_images(backbone, piece.images, piece.inversion, tools.basis, tools.refinement)

@@ -137,4 +137,5 @@ class Workshop:
     def features_of(self, inputs: FloatArray) -> FloatArray:
         """What the public backbone makes of the trunk's outputs [..., P]: its features [..., D]."""
         before = inputs @ self.layer.weight.numpy().T + self.layer.bias.numpy()
-        return (self.layer.gain * np.maximum(before, 0)).astype(np.float32)
+        features: FloatArray = (self.layer.gain * np.maximum(before, 0)).astype(np.float32)
+        return features

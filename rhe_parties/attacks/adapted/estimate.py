@@ -40,8 +40,8 @@ class ErrorModel:
 
     @classmethod
     def fit(cls, errors: AnyArray, workshop: Workshop) -> ErrorModel:
-        """Fit to errors [V, N, D] of estimates about shadows."""
-        flat = errors.reshape(-1, errors.shape[-1]).astype(np.float64)
+        """Fit to errors [m, D] of estimates about shadows."""
+        flat = errors.astype(np.float64)
         level = float(workshop.feature_belief.eigenvalues.mean())
         own = float(np.square(flat).mean())
         # As many samples as features say little of single directions: the rest is taken to be alike in all of them.
@@ -60,11 +60,11 @@ def estimate_features(blocks: Blocks, workshop: Workshop, steps: int, pool: Pool
     """
     workshop.check(blocks)
     inputs = np.empty((len(blocks), len(workshop.order), workshop.inputs.shape[1]), np.float32)
-    left = np.ones(len(blocks), np.bool_)
+    left: AnyArray = np.ones(len(blocks), np.bool_)
     if not workshop.adaptation.rank:
         rays = find_rays(row_space(blocks, workshop), workshop)
-        left = ~rays.found.all(axis=1)
-        for head in np.flatnonzero(~left):
+        left = np.logical_not(rays.found.all(axis=1))
+        for head in np.flatnonzero(~left).tolist():
             inputs[head] = rays.vectors[head][_places(rays, head, workshop)]
     if left.any():
         some = Blocks(blocks.names, blocks.first[left], blocks.second[left])

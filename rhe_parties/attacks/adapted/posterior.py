@@ -9,7 +9,7 @@ of its steps, until the simulated block is the one that was seen: the maximum of
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,16 +18,18 @@ from torch import Tensor
 
 from rhe_parties.attacks.adapted.blocks import Blocks, Workshop
 from rhe_parties.attacks.pools import Pool
+from rhe_parties.model.head import Recipe
 from rhe_parties.model.last_block import Descent, Layer, descend_adapted
 from rhe_parties.types import FloatArray
 
 __all__ = ["most_likely_inputs"]
 
-_TOGETHER = 10  # heads per piece of work
+_TOGETHER = 20  # heads per piece of work
 _DOUBT = (0.5, 0.03)  # assumed error of a simulated block at first and at last, as a share of the block's size
 _SOFTNESS = (0.1, 0.005)  # width of the ReLU's smooth derivative, as a share of the trunk's outputs' length
 _RATE = 0.2  # of Adam, in units of the prior's deviations
 _EVERY = 3  # steps between two updates of the factors' start
+_COARSE, _COARSE_SHARE = 8, 0.9  # of the training's steps taken at once, for the first share of the search
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,13 +57,14 @@ class _Search:
             done = step / self.steps
             doubt, softness = (high * (low / high) ** done for high, low in (_DOUBT, _SOFTNESS))
             inputs = (means + away @ spread).relu()
+            recipe = _coarse(w.recipe) if done < _COARSE_SHARE else w.recipe
             end = descend_adapted(
-                inputs, onehot, w.recipe.init_std * start, layer, w.recipe, down, softness * length
+                inputs, onehot, w.recipe.init_std * start, layer, recipe, down, softness * length
             )  # fmt: skip
             miss = (self._made(end, inputs) - seen) / (doubt * size)
             loss = 0.5 * (miss.square().sum() + away.square().sum() + start.square().sum())
             optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimiser.param_groups[0]["lr"] = _RATE * (1 - 0.9 * done)
             optimiser.step()
             if down is not None and step % _EVERY == 0:  # what was seen are the factors after training
@@ -90,6 +93,16 @@ def most_likely_inputs(blocks: Blocks, workshop: Workshop, steps: int, pool: Poo
     """
     pieces = [blocks.part(slice(begin, begin + _TOGETHER)) for begin in range(0, len(blocks), _TOGETHER)]
     return np.concatenate(pool.map(functools.partial(_run, _Search(workshop, steps)), pieces))
+
+
+def _coarse(recipe: Recipe) -> Recipe:
+    """The same training in fewer and longer steps."""
+    if recipe.adaptation is None:
+        return recipe
+    steps = max(1, recipe.epochs // _COARSE)
+    longer = recipe.epochs / steps
+    adaptation = replace(recipe.adaptation, learning_rate=longer * recipe.adaptation.learning_rate)
+    return replace(recipe, epochs=steps, learning_rate=longer * recipe.learning_rate, adaptation=adaptation)
 
 
 def _run(search: _Search, blocks: Blocks) -> FloatArray:

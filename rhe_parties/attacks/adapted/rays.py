@@ -1,11 +1,11 @@
 """The trunk's outputs of the training images from a fine-tuned layer, exactly and without a shadow.
 
 Full-batch gradient descent moves weights and bias of the last layer by Σ_n c_n [a_n; 1]ᵀ, so their change has rank N
-and its rows span the trunk's outputs a_n of the training images themselves. Which vectors of that span they are follows
-from two things: behind a ReLU no entry is negative, and most are exactly zero. A vector of the span with that many zeros
-is one of them, and the last entry, 1, gives its length. The search is for the sparsest non-negative vector of a subspace
-(Spielman, Wang, Wright 2012, arXiv 1206.5882; reweighted least squares: Daubechies et al. 2010, arXiv 0807.0575), one
-after the other, each kept out of the span of those found before.
+and its rows span the trunk's outputs a_n of the training images themselves. Which vectors of that span they are
+follows from two things: behind a ReLU no entry is negative, and most are exactly zero. A vector of the span with that
+many zeros is one of them, and the last entry, 1, gives its length. The search is for the sparsest non-negative vector
+of a subspace (Spielman, Wang, Wright 2012, arXiv 1206.5882; reweighted least squares: Daubechies et al. 2010, arXiv
+0807.0575), one after the other, each kept out of the span of those found before.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def row_space(blocks: Blocks, workshop: Workshop) -> Tensor:
     kept = (1 - adaptation.learning_rate * recipe.weight_decay) ** recipe.epochs
     weight = blocks.first - kept * workshop.layer.weight
     bias = (blocks.second - kept * workshop.layer.bias) * _unit(workshop)
-    rows = torch.linalg.svd(torch.cat([weight, bias[..., None]], dim=-1), full_matrices=False).Vh
+    rows: Tensor = torch.linalg.svd(torch.cat([weight, bias[..., None]], dim=-1), full_matrices=False).Vh
     return rows[:, : len(workshop.order)].mT.contiguous()
 
 
@@ -87,7 +87,7 @@ def _free_of(rows: Tensor, taken: Tensor) -> Tensor:
     """Rows [V, P, N] with what lies along the found vectors' coordinates [V, j, N] taken out."""
     if taken.shape[1] == 0:
         return rows
-    basis = torch.linalg.qr(taken.mT).Q
+    basis: Tensor = torch.linalg.qr(taken.mT).Q
     return rows - (rows @ basis) @ basis.mT
 
 
