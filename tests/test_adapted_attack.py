@@ -116,7 +116,7 @@ def test_a_layer_that_says_nothing_is_not_solved() -> None:
 
 def test_errors_of_estimates_make_the_distance() -> None:
     errors = np.random.default_rng(0).normal(size=(4000, 256)) * np.linspace(0.1, 2, 256)
-    model = ErrorModel.fit(errors, _workshop(LORA))
+    model = ErrorModel.fit(errors, _workshop(LORA).feature_belief)
     spread = np.square(errors @ model.whitener.T).mean(axis=0)
     assert spread.max() < 1.2  # directions of small error are trusted less than they could be, never more
     assert (

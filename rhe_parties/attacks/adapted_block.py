@@ -31,11 +31,15 @@ _SEARCH = 120  # steps through the simulated adaptation
 
 
 class _Estimates(NamedTuple):
-    """What is estimated of the victims and of as many shadows, and the latter's errors [V·N, D] and their model."""
+    """What is estimated of the victims and of as many shadows.
+
+    Of the latter also the errors of the trunk's outputs [V·N, P], their model, and the model of features' errors.
+    """
 
     victims: Estimate
     shadows: Estimate
     errors: AnyArray
+    input_error: ErrorModel
     error: ErrorModel
 
 
@@ -74,11 +78,11 @@ class AdaptedBlockReconstruction(Strategy):
         """See `Strategy.attack`; the null control is the same made of blocks that hold auxiliary images."""
         ids, blocks, workshop = _read(view, prior, context)
         found = _estimates(blocks, workshop, self.options.search_steps, context)
-        drawing, steps = _drawing(found, workshop, prior, context), self.options.refine_steps
+        drawing, trunk = _drawing(found, workshop, prior, context), trunk_of(prior.backbone)
         claims: list[Claim] = []
         for each in (found.victims, found.shadows):
             context.progress(0.6 + 0.2 * len(claims), "decoding and refining")
-            images = drawing.draw(prior.backbone, each.features, steps, context.pool)
+            images = drawing.draw(trunk, each.inputs, self.options.refine_steps, context.pool)
             claims.append(Claim(ids, images=images, features=each.features, whitener=found.error.whitener))
         return replace(claims[0], null=claims[1], notes=_notes(found, len(ids)))
 
@@ -153,8 +157,11 @@ def _estimates(blocks: Blocks, workshop: Workshop, steps: int, context: AttackCo
         context.progress(0.3, "the same of blocks adapted to auxiliary images")
         made, sets = workshop.shadows(len(blocks), stream_seed(context.seed, "adapted-block"))
         shadows = estimate_features(made, workshop, steps, context.pool)
-        errors = (shadows.features - workshop.features[sets]).reshape(-1, workshop.features.shape[1])
-        context.memory[key] = shadows, errors, ErrorModel.fit(errors, workshop)
+        seen, known = (shadows.inputs, shadows.features), (workshop.inputs, workshop.features)
+        beliefs = (workshop.belief, workshop.feature_belief)
+        errors = [(mine - own[sets]).reshape(-1, own.shape[1]) for mine, own in zip(seen, known, strict=True)]
+        models = [ErrorModel.fit(each, belief) for each, belief in zip(errors, beliefs, strict=True)]
+        context.memory[key] = shadows, errors[0], *models
     return _Estimates(victims, *context.memory[key])
 
 
@@ -165,7 +172,7 @@ def _drawing(found: _Estimates, workshop: Workshop, prior: PriorKnowledge, conte
         context.progress(0.5, "decoder")
         seed = stream_seed(context.seed, "adapted-decoder")
         context.memory[key] = Drawing.prepare(
-            workshop, prior.auxiliary_images, found.errors, found.error, seed, context.pool
+            workshop, prior.auxiliary_images, found.errors, found.input_error, seed, context.pool
         )
     drawing: Drawing = context.memory[key]
     return drawing

@@ -11,17 +11,25 @@ from rhe_parties.attacks.adapted.blocks import Blocks, Workshop
 from rhe_parties.attacks.adapted.posterior import most_likely_inputs
 from rhe_parties.attacks.adapted.rays import Rays, find_rays, row_space
 from rhe_parties.attacks.pools import Pool
+from rhe_parties.attacks.span.prior import FeaturePrior
 from rhe_parties.types import AnyArray, FloatArray, IntArray
 
 __all__ = ["ErrorModel", "Estimate", "estimate_features"]
 
-_LEAST_ERROR = 1e-3  # of the features' mean variance: estimates may be exact, what is decoded from them is not
+_LEAST_ERROR = 1e-3  # of the mean variance within a class: estimates may be exact, what is decoded from them is not
 
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """Features float32 [V, N, D] in the order of training sets, and how many heads were solved exactly."""
+    """What was found of V blocks' training images, in the order of training sets.
 
+    Attributes:
+        inputs: the trunk's outputs float32 [V, N, P].
+        features: the public backbone's features of them, float32 [V, N, D].
+        exact: how many heads were solved exactly.
+    """
+
+    inputs: FloatArray
     features: FloatArray
     exact: int
 
@@ -30,8 +38,8 @@ class Estimate:
 class ErrorModel:
     """Errors of estimates as a Gaussian, measured on shadows: |whitener (estimate - φ)| is the distance to use.
 
-    `variances` [D] are those along the whitener's rows; `share` is their mean's share of the features' own variance
-    within their class, without the floor that the whitener has.
+    `variances` [D] are those along the whitener's rows; `share` is their mean's share of the variance within a class,
+    without the floor that the whitener has.
     """
 
     whitener: FloatArray
@@ -39,10 +47,10 @@ class ErrorModel:
     share: float
 
     @classmethod
-    def fit(cls, errors: AnyArray, workshop: Workshop) -> ErrorModel:
-        """Fit to errors [m, D] of estimates about shadows."""
+    def fit(cls, errors: AnyArray, belief: FeaturePrior) -> ErrorModel:
+        """Fit to errors [m, D] of estimates of what `belief` is about, made of shadows."""
         flat = errors.astype(np.float64)
-        level = float(workshop.feature_belief.eigenvalues.mean())
+        level = float(belief.eigenvalues.mean())
         own = float(np.square(flat).mean())
         # As many samples as features say little of single directions: the rest is taken to be alike in all of them.
         share = len(flat) / (len(flat) + flat.shape[1])
@@ -69,7 +77,7 @@ def estimate_features(blocks: Blocks, workshop: Workshop, steps: int, pool: Pool
     if left.any():
         some = Blocks(blocks.names, blocks.first[left], blocks.second[left])
         inputs[left] = most_likely_inputs(some, workshop, steps, pool)
-    return Estimate(workshop.features_of(inputs), int((~left).sum()))
+    return Estimate(inputs, workshop.features_of(inputs), int((~left).sum()))
 
 
 def _places(rays: Rays, head: int, workshop: Workshop) -> IntArray:

@@ -1,4 +1,7 @@
-"""Pixels of estimated features: a kernel decoder that knows the estimates' error, then steps through the backbone."""
+"""Pixels of estimated outputs of the trunk: a kernel decoder that knows their error, then steps through the trunk.
+
+The block's inputs say more of an image than its features do: the last ReLU takes much of it.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ class _Piece(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Drawing:
-    """Draws images of features whose error is known, in the order of training sets."""
+    """Draws images of estimated outputs of the trunk whose error is known, in the order of training sets."""
 
     workshop: Workshop
     error: ErrorModel
@@ -43,29 +46,26 @@ class Drawing:
     def prepare(
         cls, workshop: Workshop, images: UInt8Array, errors: AnyArray, error: ErrorModel, seed: int, pool: Pool
     ) -> Drawing:
-        """Fit to auxiliary images uint8 [n, C, H, W] whose features have errors drawn from `errors` [m, D]."""
+        """Fit to auxiliary images uint8 [n, C, H, W] whose trunk's outputs have errors drawn from `errors` [m, P]."""
         pictures = to_unit(images)
         drawn = numpy_stream(seed, "adapted-errors").integers(len(errors), size=len(images))
-        features = workshop.features + errors[drawn].astype(np.float32)
-        kernel = fit_kernel_decoder(features, pictures, workshop.labels, workshop.kinds, seed, _POINTS, None, pool)
+        inputs = workshop.inputs + errors[drawn].astype(np.float32)
+        kernel = fit_kernel_decoder(inputs, pictures, workshop.labels, workshop.kinds, seed, _POINTS, None, pool)
         return cls(workshop, error, kernel, ImageBasis.fit(pictures, workshop.labels))
 
-    def draw(self, backbone: Backbone, features: FloatArray, steps: int, pool: Pool) -> FloatArray:
-        """Images [V, N, C, H, W] in [-1, 1] of features [V, N, D], refined in so many steps, each on its own."""
-        flat = features.reshape(-1, features.shape[-1])
-        images = self.kernel.decode(flat, np.tile(self.workshop.order, len(features)))
-        images = images.reshape(*features.shape[:2], *images.shape[1:])
+    def draw(self, trunk: Backbone, inputs: FloatArray, steps: int, pool: Pool) -> FloatArray:
+        """Images [V, N, C, H, W] in [-1, 1] of the trunk's outputs [V, N, P], refined in so many steps, each alone."""
+        heads, per_head = inputs.shape[:2]
+        images = self.kernel.decode(inputs.reshape(heads * per_head, -1), np.tile(self.workshop.order, heads))
+        images = images.reshape(heads, per_head, *images.shape[1:])
         # What the refinement reads of an inversion are points and whitener; of heads nothing is known here.
-        unseen = np.zeros((*features.shape[:2], 0), np.float32)
-        inversion = Inversion(features, features, self.error.whitener, unseen, self.error.variances, 0.0)
-        size = heads_together(features.shape[1])
-        starts = range(0, len(features), size)
-        pieces = [
-            _Piece(images[i : i + size], inversion.of(np.arange(i, min(i + size, len(features))))) for i in starts
-        ]
-        refine = functools.partial(_refine, backbone, self.basis, Refinement(steps, _SPREAD))
-        return np.concatenate(pool.map(refine, pieces))
+        unseen = np.zeros((heads, per_head, 0), np.float32)
+        inversion = Inversion(inputs, inputs, self.error.whitener, unseen, self.error.variances, 0.0)
+        size = heads_together(per_head)
+        parts = [np.arange(i, min(i + size, heads)) for i in range(0, heads, size)]
+        refine = functools.partial(_refine, trunk, self.basis, Refinement(steps, _SPREAD))
+        return np.concatenate(pool.map(refine, [_Piece(images[part], inversion.of(part)) for part in parts]))
 
 
-def _refine(backbone: Backbone, basis: ImageBasis, refinement: Refinement, piece: _Piece) -> FloatArray:
-    return refine_images(backbone, piece.images, piece.inversion, basis, refinement)
+def _refine(trunk: Backbone, basis: ImageBasis, refinement: Refinement, piece: _Piece) -> FloatArray:
+    return refine_images(trunk, piece.images, piece.inversion, basis, refinement)
