@@ -47,7 +47,7 @@ class _Search:
         spread = torch.from_numpy(w.belief.eigenvectors * np.sqrt(w.belief.eigenvalues)).float().mT
         length = float(means.norm(dim=-1).mean())
         onehot = F.one_hot(torch.from_numpy(w.targets), w.classes).float().expand(len(blocks), -1, -1)
-        first, seen = blocks.first.float(), self._seen(blocks, layer).float()
+        first, seen = blocks.first.float(), self._seen(blocks).float()
         down = first if w.adaptation.rank else None
         size = float(seen.square().mean().sqrt()) or 1.0
         away = torch.zeros((len(blocks), *means.shape), requires_grad=True)
@@ -72,11 +72,11 @@ class _Search:
         with torch.no_grad():
             return (means + away @ spread).relu().numpy()
 
-    def _seen(self, blocks: Blocks, layer: Layer) -> Tensor:
+    def _seen(self, blocks: Blocks) -> Tensor:
         if self.workshop.adaptation.rank:
             return blocks.second
         recipe, rate = self.workshop.recipe, self.workshop.adaptation.learning_rate
-        return blocks.first - (1 - rate * recipe.weight_decay) ** recipe.epochs * layer.weight.double()
+        return blocks.first - (1 - rate * recipe.weight_decay) ** recipe.epochs * self.workshop.layer.weight
 
     def _made(self, end: Descent, inputs: Tensor) -> Tensor:
         return end.moved.mT @ inputs if end.up is None else end.up
