@@ -14,6 +14,8 @@ from rhe_parties.testing import StrategyConformance
 SPAN = {"decoder_steps": "5", "shadow_heads": "12", "refine_steps": "1"}
 EXTRACTION = {"decisions": "300", "shadows": "32", "reconstruct": "false"}
 SMALL = {
+    "adapted-block": {"search_steps": "2", "refine_steps": "1"},
+    "adapted-block-membership": {"search_steps": "2"},
     "ciphertext-reuse": SPAN | {"shadows": "16"},
     "chosen-features": EXTRACTION | {"batch": "100", "axes": "12"},
     "decryption-failure": {"shadows": "64", "reconstruct": "false"},

@@ -16,7 +16,8 @@ from rhe_parties.messages import Envelope, Payload
 from rhe_parties.messages import payloads as p
 from rhe_parties.messages.fingerprints import sealed
 from rhe_parties.parties.gather import Gatherer
-from rhe_parties.parties.model_host import HostLimits, ModelHost, saturated_shares
+from rhe_parties.parties.host_features import saturated_shares
+from rhe_parties.parties.model_host import HostLimits, ModelHost
 from rhe_parties.threat.model import DATA_OWNER, KEY_HOLDER, LABORATORY, MODEL_HOST
 from tests.laboratory import small_laboratory
 from tests.trio import seat_trio

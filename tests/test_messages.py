@@ -20,10 +20,12 @@ from rhe_parties.messages import payloads as p
 from rhe_parties.messages.checks import empty
 from rhe_parties.messages.fingerprints import sealed
 from rhe_parties.messages.tensors import tensor_from_proto, tensor_to_proto
+from rhe_parties.model.adaptation import FACTORS, WHOLE
 from rhe_parties.proto import envelope_pb2, tensor_pb2
 
 _FLOATS = np.linspace(-1, 1, 12, dtype=np.float32)
 _NONE = empty(np.float32)
+_LAYER, _PAIR = (_FLOATS.reshape(3, 4), _FLOATS[:3]), (_FLOATS.reshape(3, 4), _FLOATS[:6].reshape(2, 3))
 
 SAMPLES = [
     p.Failure("model-host", 7, "head 'x' is not installed"),
@@ -35,6 +37,8 @@ SAMPLES = [
     p.PlainHead("victim-0001", _FLOATS.reshape(3, 4), _FLOATS[:3], "cd" * 32),
     p.TwoLayerHead("victim-0001", "relu", _FLOATS.reshape(3, 4), _FLOATS[:3], _FLOATS[None, :3], _FLOATS[:1], "cd"),
     p.EncryptedHead("victim-0001", "ab" * 32, "cd" * 32, (b"one", b"two")),
+    p.PlainHead("victim-0001", _FLOATS.reshape(3, 4), _FLOATS[:3], "cd" * 32, p.AdaptedBlock(WHOLE, _LAYER)),
+    p.EncryptedHead("victim-0001", "ab" * 32, "cd" * 32, (b"one", b"two"), p.AdaptedBlock(FACTORS, _PAIR)),
     p.HeadInstalled("victim-0001", "ef" * 32),
     p.HeadNotice("victim-0001", "ef" * 32, True, 0.25, 10, "ab" * 32),
     p.HeadNotice("victim-0001", "ef" * 32, True, 0.25, 2, "ab" * 32, np.array([7, -1], dtype=np.int64)),

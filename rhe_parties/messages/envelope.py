@@ -13,7 +13,7 @@ from rhe_parties.proto import envelope_pb2
 
 __all__ = ["MAX_ENVELOPE_BYTES", "PROTOCOL_VERSION", "Envelope", "Header", "decode", "encode", "peek"]
 
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 # Largest legitimate message: a batch of images or a head's ciphertexts. Far below protobuf's own limit of 2 GiB, so
 # that a hostile sender cannot make a party hold much memory.
 MAX_ENVELOPE_BYTES = 256 * 2**20

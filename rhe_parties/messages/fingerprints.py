@@ -19,6 +19,10 @@ def head_fingerprint(payload: PlainHead | TwoLayerHead | EncryptedHead) -> str:
         parts = [payload.backbone_fingerprint.encode(), payload.activation.encode(), *(a.tobytes() for a in layers)]
     else:
         parts = [payload.backbone_fingerprint.encode(), payload.key_fingerprint.encode(), *payload.ciphertexts]
+    block = None if isinstance(payload, TwoLayerHead) else payload.block
+    if block is not None:
+        for name, tensor in block.by_name.items():
+            parts += [name.encode(), repr(tensor.shape).encode(), tensor.tobytes()]
     return framed_sha256(b"", parts).hex()
 
 

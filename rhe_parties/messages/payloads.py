@@ -13,6 +13,7 @@ import numpy as np
 
 from rhe_parties.errors import FailureCode, MessageError, NumericError
 from rhe_parties.he.scheme import PublicMaterial
+from rhe_parties.messages.adapted import AdaptedBlock
 from rhe_parties.messages.adversarial import (
     AdmitClient,
     AttackRequest,
@@ -27,6 +28,7 @@ from rhe_parties.types import FloatArray, IntArray, UInt8Array
 
 __all__ = [
     "PAYLOADS",
+    "AdaptedBlock",
     "AdmitClient",
     "AskDecisions",
     "AttackRequest",
@@ -126,12 +128,16 @@ class TrainHead:
 
 @dataclass(frozen=True)
 class PlainHead:
-    """Weights in the clear: `weight` float32 [K, D], `bias` float32 [K]."""
+    """Weights in the clear: `weight` float32 [K, D], `bias` float32 [K].
+
+    `block`: what the backbone's last block became in this head's training; None: the backbone is as it was.
+    """
 
     head_id: str
     weight: FloatArray
     bias: FloatArray
     backbone_fingerprint: str
+    block: AdaptedBlock | None = None
 
     def __post_init__(self) -> None:
         check_name(self.head_id, "head_id")
@@ -172,12 +178,16 @@ class TwoLayerHead:
 
 @dataclass(frozen=True)
 class EncryptedHead:
-    """Ciphertexts of one head, bound to a key and a backbone by their fingerprints."""
+    """Ciphertexts of one head, bound to a key and a backbone by their fingerprints.
+
+    `block` is in the clear: what the backbone's last block became in this head's training; None: it is as it was.
+    """
 
     head_id: str
     key_fingerprint: str
     backbone_fingerprint: str
     ciphertexts: tuple[bytes, ...]
+    block: AdaptedBlock | None = None
 
     def __post_init__(self) -> None:
         check_name(self.head_id, "head_id")

@@ -16,7 +16,8 @@ __all__ = ["RecipeSpec"]
 class RecipeSpec:
     """A linear head's recipe (`rhe_parties.model.head.Recipe`), or with `hidden` units that of a two-layer head.
 
-    `clip`, `noise_multiplier`, `sampling_rate`, `steps` and `centre` are those of DP-SGD where `clip` is above 0.
+    `clip`, `noise_multiplier`, `sampling_rate`, `steps` and `centre` are those of DP-SGD where `clip` is above 0;
+    `block_rate` and `block_rank` those of the backbone's last block where `block_rate` is above 0.
     """
 
     learning_rate: float
@@ -31,6 +32,8 @@ class RecipeSpec:
     steps: int = 0
     relax: float = 0.0
     centre: tuple[float, ...] = ()
+    block_rate: float = 0.0
+    block_rank: int = 0
 
     @classmethod
     def of(cls, recipe: Recipe | BatchRecipe) -> RecipeSpec:
@@ -42,16 +45,21 @@ class RecipeSpec:
         if not isinstance(r, Recipe):
             return cls(*base, hidden=r.hidden, activation=r.activation)
         m = r.mechanism
+        if r.adaptation is not None:
+            return cls(*base, block_rate=r.adaptation.learning_rate, block_rank=r.adaptation.rank)
         if m is None:
             return cls(*base, relax=r.relax)
         return cls(*base, 0, "relu", m.clip, m.noise_multiplier, m.sampling_rate, r.steps, 0.0, m.centre)
 
     def linear(self) -> Recipe:
         """The recipe of a linear head."""
+        from rhe_parties.model.adaptation import Adaptation
         from rhe_parties.model.dp import DpMechanism
         from rhe_parties.model.head import Recipe
 
         base = (self.learning_rate, self.weight_decay, self.init_std, self.epochs)
+        if self.block_rate:
+            return Recipe(*base, adaptation=Adaptation(self.block_rate, self.block_rank))
         if not self.clip:
             return Recipe(*base, relax=self.relax)
         return Recipe(*base, DpMechanism(self.clip, self.noise_multiplier, self.sampling_rate, self.steps, self.centre))

@@ -135,6 +135,20 @@ class Backbone:
             raise NumericError(f"backbone {self.name} gave features that are NaN or infinite")
         return out
 
+    @property
+    def network(self) -> nn.Module:
+        """The frozen network without what is done to images before."""
+        return self._network
+
+    def over(self, network: nn.Module, gain: float) -> Backbone:
+        """The same treatment of images before another network with as many features, on the same device."""
+        found = Backbone(
+            self.name, network, self.features, self.image_size, channels=self.channels, gain=gain,
+            untrained=self.untrained, metadata=self.metadata, device=str(self.device),
+        )  # fmt: skip
+        found._mean, found._std = self._mean, self._std
+        return found
+
     def to(self, device: str) -> Backbone:
         """Move the network; returns itself."""
         self.device = torch.device(device)

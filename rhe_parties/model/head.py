@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rhe_parties.errors import DataError, NumericError, ParameterError
+from rhe_parties.model.adaptation import Adaptation
 from rhe_parties.model.dp import DpMechanism
 from rhe_parties.model.loss import loss_errors
 from rhe_parties.rng import torch_stream
@@ -47,6 +48,8 @@ class Recipe:
         epochs: steps over all images.
         mechanism: DP-SGD; None trains without noise.
         relax: the loss α at which RelaxLoss (arXiv 2207.05801) holds the training; 0 trains without it.
+        adaptation: of the backbone's last block along with the head (`rhe_parties.model.last_block`); what trains on
+            features, which are frozen, does not look at it.
     """
 
     learning_rate: float
@@ -55,6 +58,7 @@ class Recipe:
     epochs: int
     mechanism: DpMechanism | None = None
     relax: float = 0.0
+    adaptation: Adaptation | None = None
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
@@ -68,6 +72,8 @@ class Recipe:
                 raise ParameterError(f"recipe: {name} = {value} is not allowed (at least 0; rate and epochs above)")
         if self.mechanism is not None and self.relax:
             raise ParameterError("recipe: DP-SGD and RelaxLoss cannot train the same head (allowed: one of them)")
+        if self.adaptation is not None and (self.mechanism is not None or self.relax):
+            raise ParameterError("recipe: DP-SGD and RelaxLoss train heads alone (not allowed: with an adapted block)")
 
     @property
     def steps(self) -> int:

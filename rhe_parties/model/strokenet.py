@@ -42,6 +42,29 @@ class StrokeNet(nn.Module):
             if isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is not None:
                 nn.init.zeros_(layer.bias)
 
+    @property
+    def output_layer(self) -> nn.Linear:
+        """The dense layer before the last ReLU: the last block."""
+        layer = self.dense[2]
+        if not isinstance(layer, nn.Linear):
+            raise TypeError("this network has been cut off below its last block")
+        return layer
+
+    def with_output(self, weight: Tensor, bias: Tensor) -> StrokeNet:
+        """The same network, its other layers shared, with another last layer [256, 256] and [256]."""
+        layer = nn.Linear(weight.shape[1], weight.shape[0])
+        layer.load_state_dict({"weight": weight, "bias": bias})
+        return self._sharing(nn.Sequential(*self.dense[:2], layer, nn.ReLU()))
+
+    def without_output(self) -> StrokeNet:
+        """The same layers without the last one and its ReLU: what is below the last block."""
+        return self._sharing(nn.Sequential(*self.dense[:2]))
+
+    def _sharing(self, dense: nn.Sequential) -> StrokeNet:
+        network = StrokeNet()
+        network.stages, network.dense = self.stages, dense
+        return network
+
     def forward(self, images: Tensor) -> Tensor:
         """Features [B, 256] (never negative) of images [B, 1, 32, 32] in [-1, 1]."""
         flat = self.stages(images).flatten(1)

@@ -16,6 +16,7 @@ from rhe_parties.messages import Envelope
 from rhe_parties.messages.checks import empty
 from rhe_parties.messages.fingerprints import head_fingerprint
 from rhe_parties.messages.payloads import (
+    AdaptedBlock,
     EncryptedHead,
     HeadInstalled,
     HeadNotice,
@@ -30,6 +31,7 @@ from rhe_parties.messages.setups import MAX_HEADS
 from rhe_parties.model.backbone import Backbone
 from rhe_parties.model.binary_head import BinaryHead
 from rhe_parties.model.head import LinearHead, Recipe
+from rhe_parties.model.last_block import adapted_backbone, last_layer, train_adapted, trunk_of
 from rhe_parties.model.two_layer import BatchRecipe
 from rhe_parties.parties.base import Asker, Party
 from rhe_parties.parties.canaries import clear_classes
@@ -41,18 +43,27 @@ __all__ = ["DataOwner"]
 
 
 @dataclass(frozen=True)
+class _Trained:
+    """A head, and the backbone's last block where that was trained along with it."""
+
+    head: LinearHead | BinaryHead
+    block: AdaptedBlock | None = None
+
+
+@dataclass(frozen=True)
 class _Pending:
     """A head that was sent to the host: on whose errand, and what must come back."""
 
     asker: Asker
-    head: LinearHead | BinaryHead
+    trained: _Trained
     fingerprint: str
     scale: float
     tag: IntArray
 
 
 class DataOwner(Party):
-    """Holds the private images; nothing but heads, public requests and fingerprints ever leaves it.
+    """Holds the private images; nothing but heads, the blocks trained along with them where the recipe says so, public
+    requests and fingerprints ever leaves it.
 
     Args:
         recipe: of linear heads, or of binary heads with a hidden layer, as the defences have it.
@@ -93,13 +104,13 @@ class DataOwner(Party):
         self._features: FloatArray | None = None
         self._max_heads = max_heads
         self._tagged = tag
-        self._canaries = None if canaries is None else backbone.extract(canaries)
+        self._canaries = canaries
         self._encryptor: HeadEncryptor | None = None
         self._key = ""
         # Heads on their way: waiting for a key, sent to the host, and confirmed by the key holder.
-        self._waiting: list[tuple[Asker, str, LinearHead | BinaryHead]] = []
+        self._waiting: list[tuple[Asker, str, _Trained]] = []
         self._pending: dict[str, _Pending] = {}
-        self._installed: dict[str, LinearHead | BinaryHead] = {}
+        self._installed: dict[str, _Trained] = {}
         self._handlers |= {
             TrainHead: self._on_train_head,
             PublicMaterial: self._on_public_material,
@@ -117,31 +128,37 @@ class DataOwner(Party):
         kept = {*self._installed, *self._pending, *(head_id for _, head_id, _ in self._waiting)}
         if payload.head_id not in kept and len(kept) >= self._max_heads:
             raise ProtocolError(FailureCode.REFUSED, f"{len(kept)} heads are kept, at most {self._max_heads} may be")
-        head, asker = self._train(payload.set_index), Asker.of(envelope)
+        trained, asker = self._train(payload.set_index), Asker.of(envelope)
         if not self._encrypts or self._encryptor is not None:
-            return [self._sent(asker, payload.head_id, head)]
-        self._waiting.append((asker, payload.head_id, head))
+            return [self._sent(asker, payload.head_id, trained)]
+        self._waiting.append((asker, payload.head_id, trained))
         return [self.send(KEY_HOLDER, PublicMaterialRequest(), cause=envelope)]
 
-    def _train(self, index: int) -> LinearHead | BinaryHead:
+    def _train(self, index: int) -> _Trained:
+        adapts = isinstance(self._recipe, Recipe) and self._recipe.adaptation is not None
         if self._features is None:
-            self._features = self._backbone.extract(self._images)
+            self._features = (trunk_of(self._backbone) if adapts else self._backbone).extract(self._images)
         rows = self._sets[index]
         seed = stream_seed(self._seed, "victim-head", index)
         features, labels = self._features[rows], self._labels[rows]
         if isinstance(self._recipe, BatchRecipe):
-            return self._trainer.train_two_layer(features, labels, self._recipe, seed)
-        return self._trainer.train(features, labels, self._classes, self._recipe, seed)
+            return _Trained(self._trainer.train_two_layer(features, labels, self._recipe, seed))
+        if not adapts:
+            return _Trained(self._trainer.train(features, labels, self._classes, self._recipe, seed))
+        layer = last_layer(self._backbone)
+        (adapted,) = train_adapted(layer, features[None], labels[None], self._classes, self._recipe, [seed])
+        return _Trained(adapted.head, AdaptedBlock.of(adapted.block))
 
-    def _sent(self, asker: Asker, head_id: str, head: LinearHead | BinaryHead) -> Envelope:
-        """The head on its way to the host, encrypted where the defence says so."""
-        payload, scale, tag = self._payload(head_id, head)
-        self._pending[head_id] = _Pending(asker, head, head_fingerprint(payload), scale, tag)
+    def _sent(self, asker: Asker, head_id: str, trained: _Trained) -> Envelope:
+        """The head on its way to the host, encrypted where the defence says so; an adapted block never is."""
+        payload, scale, tag = self._payload(head_id, trained)
+        self._pending[head_id] = _Pending(asker, trained, head_fingerprint(payload), scale, tag)
         return self.send(MODEL_HOST, payload, cause=asker)
 
     def _payload(
-        self, head_id: str, head: LinearHead | BinaryHead
+        self, head_id: str, trained: _Trained
     ) -> tuple[PlainHead | TwoLayerHead | EncryptedHead, float, IntArray]:
+        head, block = trained.head, trained.block
         backbone, tag = self._backbone.fingerprint, empty(np.float32)
         if self._encrypts:
             if self._encryptor is None:
@@ -150,9 +167,9 @@ class DataOwner(Party):
                 held, scale, tag = encrypt_tagged(self._encryptor, *head.encryptable)
             else:
                 held, scale = self._encryptor.encrypt(*head.encryptable)
-            return EncryptedHead(head_id, held.key_fingerprint, backbone, held.ciphertexts), scale, tag
+            return EncryptedHead(head_id, held.key_fingerprint, backbone, held.ciphertexts, block), scale, tag
         if isinstance(head, LinearHead):
-            return PlainHead(head_id, head.weight, head.bias, backbone), 0.0, tag
+            return PlainHead(head_id, head.weight, head.bias, backbone, block), 0.0, tag
         weight, bias = head.deep.layers[1]
         return TwoLayerHead(head_id, head.deep.activation, *head.hidden_layer, weight, bias, backbone), 0.0, tag
 
@@ -165,14 +182,14 @@ class DataOwner(Party):
         replies = []
         if payload.fingerprint != self._key:
             self._encryptor, self._key = make_encryptor(payload), payload.fingerprint
-            kept = self._installed | {head_id: pending.head for head_id, pending in self._pending.items()}
-            for head_id, head in kept.items():
+            kept = self._installed | {head_id: pending.trained for head_id, pending in self._pending.items()}
+            for head_id, trained in kept.items():
                 pending = self._pending.get(head_id)
-                replies.append(self._sent(pending.asker if pending else Asker.of(envelope), head_id, head))
+                replies.append(self._sent(pending.asker if pending else Asker.of(envelope), head_id, trained))
             if not envelope.reply_to:  # nobody asked for it: the key holder waits to hear what is renewed
                 replies.append(self.send(KEY_HOLDER, HeadsRenewed(tuple(kept)), cause=envelope))
         waiting, self._waiting = self._waiting, []
-        return replies + [self._sent(asker, head_id, head) for asker, head_id, head in waiting]
+        return replies + [self._sent(asker, head_id, trained) for asker, head_id, trained in waiting]
 
     def _on_head_installed(self, envelope: Envelope, payload: HeadInstalled) -> list[Envelope]:
         self.require_sender(envelope, MODEL_HOST)
@@ -185,17 +202,24 @@ class DataOwner(Party):
             )
         self.settle(envelope.reply_to)
         key = self._key if self._encrypts else ""
-        known = empty(np.float32) if self._canaries is None else clear_classes(pending.head.logits(self._canaries))
+        known = self._canary_classes(pending.trained)
         notice = HeadNotice(
             payload.head_id, payload.fingerprint, self._encrypts, pending.scale, self._classes, key, pending.tag, known
         )
         return [self.send(KEY_HOLDER, notice, cause=pending.asker)]
 
+    def _canary_classes(self, trained: _Trained) -> IntArray:
+        if self._canaries is None:
+            return empty(np.float32)
+        block = trained.block
+        backbone = self._backbone if block is None else adapted_backbone(self._backbone, block.by_name)
+        return clear_classes(trained.head.logits(backbone.extract(self._canaries)))
+
     def _on_head_ready(self, envelope: Envelope, payload: HeadReady) -> list[Envelope]:
         self.require_sender(envelope, KEY_HOLDER)
         pending = self._head_under_way(payload.head_id)
         del self._pending[payload.head_id]
-        self._installed[payload.head_id] = pending.head
+        self._installed[payload.head_id] = pending.trained
         self.settle(envelope.reply_to)
         # A head that was sent again because of a new key is nobody's request: the key holder itself counts it.
         return [] if pending.asker.name == KEY_HOLDER else [self.answer(pending.asker, payload)]

@@ -17,6 +17,7 @@ from rhe_parties.errors import FailureCode, RheError
 from rhe_parties.he.planner import plan_head
 from rhe_parties.messages import Envelope, Payload, encode
 from rhe_parties.messages.payloads import (
+    AdaptedBlock,
     AdmitClient,
     AskDecisions,
     ClaimReport,
@@ -33,6 +34,7 @@ from rhe_parties.messages.payloads import (
     ViewPart,
     payload_kind,
 )
+from rhe_parties.model.adaptation import FACTORS
 from rhe_parties.model.backbone import Backbone, load_backbone
 from rhe_parties.model.head import Recipe
 from rhe_parties.parties.base import Party
@@ -102,7 +104,7 @@ class FuzzWorld:
         self.by_kind: dict[str, list[Sent]] = {}
         #: (place among the images, right class) by head.
         self.questions: dict[str, list[tuple[int, int]]] = {}
-        heads = [owner._train(index) for index in range(len(HEADS))]
+        heads = [owner._train(index).head for index in range(len(HEADS))]
         for head_id, head in zip(HEADS, heads, strict=True):
             logits = head.logits(self._features)
             ordered = np.sort(logits, axis=1)
@@ -198,13 +200,15 @@ class FuzzWorld:
         ]
 
 
-def _heads_in_clear(classes: int, backbone: Backbone) -> tuple[PlainHead, TwoLayerHead]:
+def _heads_in_clear(classes: int, backbone: Backbone) -> tuple[PlainHead, PlainHead, TwoLayerHead]:
     """Heads that a host without encryption would install, both as the first of `HEADS`."""
     width, hidden = backbone.features, 3
     linear = np.ones((classes, width), np.float32), np.zeros(classes, np.float32)
+    factors = np.ones((1, width), np.float32), np.ones((width, 1), np.float32)
     layers = np.ones((hidden, width), np.float32), np.zeros(hidden, np.float32)
     outputs = np.ones((1, hidden), np.float32), np.zeros(1, np.float32)
     return (
         PlainHead(HEADS[0], *linear, backbone.fingerprint),
+        PlainHead(HEADS[0], *linear, backbone.fingerprint, AdaptedBlock(FACTORS, factors)),
         TwoLayerHead(HEADS[0], "relu", *layers, *outputs, backbone.fingerprint),
     )

@@ -6,10 +6,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import torch
 
 from rhe_parties.errors import FailureCode, MessageError, NumericError, ProtocolError, SchemeError
 from rhe_parties.he.scheme import HeadCiphertexts, HeadEvaluator, PublicMaterial, check_public, make_evaluator
@@ -32,9 +30,11 @@ from rhe_parties.messages.setups import MAX_GATHERED, MAX_HEADS, MAX_IMAGES
 from rhe_parties.model.backbone import Backbone
 from rhe_parties.model.binary_head import BinaryHead
 from rhe_parties.model.head import LinearHead
+from rhe_parties.model.last_block import adapted_backbone
 from rhe_parties.model.mlp import DeepHead
 from rhe_parties.parties.base import Asker, Party
 from rhe_parties.parties.gather import Gatherer
+from rhe_parties.parties.host_features import joint_features, saturated_shares
 from rhe_parties.parties.recent import RecentIds
 from rhe_parties.threat.model import ADVERSARY, DATA_OWNER, KEY_HOLDER, MODEL_HOST
 from rhe_parties.types import FloatArray, UInt8Array
@@ -74,6 +74,7 @@ class Corruption:
 @dataclass(frozen=True)
 class _Installed:
     head: LinearHead | BinaryHead | HeadEvaluator
+    backbone: Backbone
     fingerprint: str
     key_fingerprint: str
 
@@ -85,7 +86,8 @@ class _Held:
 
 
 class ModelHost(Party):
-    """Untrusted: sees images, features, and heads as they are sent; the backbone is frozen and public.
+    """Untrusted: sees images, features, and heads as they are sent; the backbone is frozen and public, but for the
+    last block where a head comes with its own.
 
     Requests for the same head are gathered up to a delay and answered together, in one message. A request that
     cannot be answered is refused alone.
@@ -247,11 +249,13 @@ class ModelHost(Party):
         payload: PlainHead | TwoLayerHead | EncryptedHead,
         head: LinearHead | BinaryHead | HeadEvaluator,
     ) -> list[Envelope]:
+        block = None if isinstance(payload, TwoLayerHead) else payload.block
+        backbone = self._backbone if block is None else adapted_backbone(self._backbone, block.by_name)
         # What was asked of the head that was there before is answered by it.
         replies = self._answers([self._gatherer.take(payload.head_id)])
         key = payload.key_fingerprint if isinstance(payload, EncryptedHead) else ""
         fingerprint = head_fingerprint(payload)
-        self._heads[payload.head_id] = _Installed(head, fingerprint, key)
+        self._heads[payload.head_id] = _Installed(head, backbone, fingerprint, key)
         self._retired.pop(payload.head_id, None)
         return [*replies, self.answer(request, HeadInstalled(payload.head_id, fingerprint))]
 
@@ -347,7 +351,7 @@ class ModelHost(Party):
         if installed is None:
             raise self._missing(requests[0].head_id)
         on_device = bool(getattr(installed.head, "on_device", False))
-        features = self._features([request.images for request in requests], on_device)
+        features = joint_features(installed.backbone, [request.images for request in requests], on_device)
         sizes = [len(request.images) for request in requests]
         plain, saturated = empty(np.float32), 0
         ciphertexts: tuple[bytes, ...] = ()
@@ -369,33 +373,3 @@ class ModelHost(Party):
         )
         head_id, key = requests[0].head_id, installed.key_fingerprint
         return sealed(ClassifyResponse(head_id, installed.fingerprint, key, parts, plain, ciphertexts))
-
-    def _features(self, images: list[UInt8Array], on_device: bool) -> Any:
-        """Features [B, D] of several requests in their order; those of equal image shape are computed together.
-
-        An array, or with `on_device` a tensor where the backbone runs: for an evaluator that takes it from there.
-        """
-        extract: Callable[[UInt8Array], Any] = self._backbone.extract_on_device if on_device else self._backbone.extract
-        by_shape: dict[tuple[int, ...], list[int]] = {}
-        for index, array in enumerate(images):
-            by_shape.setdefault(array.shape[1:], []).append(index)
-        parts = [extract(np.concatenate([images[index] for index in alike])) for alike in by_shape.values()]
-        if len(parts) == 1:
-            return parts[0]
-        starts = np.cumsum([0, *map(len, images)])
-        held = [np.arange(starts[index], starts[index + 1]) for alike in by_shape.values() for index in alike]
-        order = np.argsort(np.concatenate(held))
-        return torch.cat(parts)[torch.from_numpy(order)] if on_device else np.concatenate(parts)[order]
-
-
-def saturated_shares(saturated: int, features: Any, sizes: list[int]) -> list[int]:
-    """Which part of a batch the inputs belong to that the evaluator scaled down to the public norm.
-
-    It scales by one bound of the norm, so these are the `saturated` inputs with the largest norms.
-    """
-    if len(sizes) == 1 or not saturated:
-        return [saturated, *[0] * (len(sizes) - 1)]
-    values: FloatArray = features.cpu().numpy() if isinstance(features, torch.Tensor) else features
-    scaled = np.zeros(len(values), dtype=np.int64)
-    scaled[np.argsort(-np.linalg.norm(values, axis=1), kind="stable")[:saturated]] = 1
-    return [int(part.sum()) for part in np.split(scaled, np.cumsum(sizes)[:-1])]

@@ -16,7 +16,7 @@ class ViewPart(_message.Message):
     def __init__(self, index: _Optional[int] = ..., view: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class RecipeSpec(_message.Message):
-    __slots__ = ("learning_rate", "weight_decay", "init_std", "epochs", "hidden", "activation", "clip", "noise_multiplier", "sampling_rate", "steps", "relax", "centre")
+    __slots__ = ("learning_rate", "weight_decay", "init_std", "epochs", "hidden", "activation", "clip", "noise_multiplier", "sampling_rate", "steps", "relax", "centre", "block_rate", "block_rank")
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_DECAY_FIELD_NUMBER: _ClassVar[int]
     INIT_STD_FIELD_NUMBER: _ClassVar[int]
@@ -29,6 +29,8 @@ class RecipeSpec(_message.Message):
     STEPS_FIELD_NUMBER: _ClassVar[int]
     RELAX_FIELD_NUMBER: _ClassVar[int]
     CENTRE_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_RATE_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_RANK_FIELD_NUMBER: _ClassVar[int]
     learning_rate: float
     weight_decay: float
     init_std: float
@@ -41,7 +43,9 @@ class RecipeSpec(_message.Message):
     steps: int
     relax: float
     centre: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., init_std: _Optional[float] = ..., epochs: _Optional[int] = ..., hidden: _Optional[int] = ..., activation: _Optional[str] = ..., clip: _Optional[float] = ..., noise_multiplier: _Optional[float] = ..., sampling_rate: _Optional[float] = ..., steps: _Optional[int] = ..., relax: _Optional[float] = ..., centre: _Optional[_Iterable[float]] = ...) -> None: ...
+    block_rate: float
+    block_rank: int
+    def __init__(self, learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., init_std: _Optional[float] = ..., epochs: _Optional[int] = ..., hidden: _Optional[int] = ..., activation: _Optional[str] = ..., clip: _Optional[float] = ..., noise_multiplier: _Optional[float] = ..., sampling_rate: _Optional[float] = ..., steps: _Optional[int] = ..., relax: _Optional[float] = ..., centre: _Optional[_Iterable[float]] = ..., block_rate: _Optional[float] = ..., block_rank: _Optional[int] = ...) -> None: ...
 
 class AttackRequest(_message.Message):
     __slots__ = ("world", "adversary", "source", "variant", "option_names", "option_values", "seed", "view", "head_ids", "challenge", "parts", "recipe", "defences", "active")

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from rhe_parties.proto import tensor_pb2 as rhe__parties_dot_proto_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1crhe_parties/proto/head.proto\x12\x0erhe_parties.v1\x1a\x1erhe_parties/proto/tensor.proto\"/\n\tTrainHead\x12\x0f\n\x07head_id\x18\x01 \x01(\t\x12\x11\n\tset_index\x18\x02 \x01(\r\"\x88\x01\n\tPlainHead\x12\x0f\n\x07head_id\x18\x01 \x01(\t\x12&\n\x06weight\x18\x02 \x01(\x0b\x32\x16.rhe_parties.v1.Tensor\x12$\n\x04\x62ias\x18\x03 \x01(\x0b\x32\x16.rhe_parties.v1.Tensor\x12\x1c\n\x14\x62\x61\x63kbone_fingerprint\x18\x04 \x01(\t\"\xfb\x01\n\x0cTwoLayerHead\x12\x0f\n\x07head_id\x18\x01 \x01(\t\x12\x12\n\nactivation\x18\x02 \x01(\t\x12-\n\rhidden_weight\x18\x03 \x01(\x0b\x32\x16.rhe_parties.v1.Tensor\x12+\n\x0bhidden_bias\x18\x04 \x01(\x0b\x32\x16.rhe_parties.v1.Tensor\x12&\n\x06weight\x18\x05 \x01(\x0b\x32\x16.rhe_parties.v1.Tensor\x12$\n\x04\x62ias\x18\x06 \x01(\x0b\x32\x16.rhe_parties.v1.Tensor\x12\x1c\n\x14\x62\x61\x63kbone_fingerprint\x18\x07 \x01(\t\"l\n\rEncryptedHead\x12\x0f\n\x07head_id\x18\x01 \x01(\t\x12\x17\n\x0fkey_fingerprint\x18\x02 \x01(\t\x12\x1c\n\x14\x62\x61\x63kbone_fingerprint\x18\x03 \x01(\t\x12\x13\n\x0b\x63iphertexts\x18\x04 \x03(\x0c\"5\n\rHeadInstalled\x12\x0f\n\x07head_id\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\"\xd4\x01\n\nHeadNotice\x12\x0f\n\x07head_id\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x11\n\tencrypted\x18\x03 \x01(\x08\x12\x14\n\x0cweight_scale\x18\x04 \x01(\x01\x12\x0f\n\x07\x63lasses\x18\x05 \x01(\r\x12\x17\n\x0fkey_fingerprint\x18\x06 \x01(\t\x12#\n\x03tag\x18\x07 \x01(\x0b\x32\x16.rhe_parties.v1.Tensor\x12(\n\x08\x63\x61naries\x18\x08 \x01(\x0b\x32\x16.rhe_parties.v1.Tensor\"\x1c\n\tHeadReady\x12\x0f\n\x07head_id\x18\x01 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1crhe_parties/proto/head.proto\x12\x0erhe_parties.v1\x1a\x1erhe_parties/proto/tensor.proto\"/\n\tTrainHead\x12\x0f\n\x07head_id\x18\x01 \x01(\t\x12\x11\n\tset_index\x18\x02 \x01(\r\"F\n\x0c\x41\x64\x61ptedBlock\x12\r\n\x05names\x18\x01 \x03(\t\x12\'\n\x07tensors\x18\x02 \x03(\x0b\x32\x16.rhe_parties.v1.Tensor\"\xc4\x01\n\tPlainHead\x12\x0f\n\x07head_id\x18\x01 \x01(\t\x12&\n\x06weight\x18\x02 \x01(\x0b\x32\x16.rhe_parties.v1.Tensor\x12$\n\x04\x62ias\x18\x03 \x01(\x0b\x32\x16.rhe_parties.v1.Tensor\x12\x1c\n\x14\x62\x61\x63kbone_fingerprint\x18\x04 \x01(\t\x12\x30\n\x05\x62lock\x18\x05 \x01(\x0b\x32\x1c.rhe_parties.v1.AdaptedBlockH\x00\x88\x01\x01\x42\x08\n\x06_block\"\xfb\x01\n\x0cTwoLayerHead\x12\x0f\n\x07head_id\x18\x01 \x01(\t\x12\x12\n\nactivation\x18\x02 \x01(\t\x12-\n\rhidden_weight\x18\x03 \x01(\x0b\x32\x16.rhe_parties.v1.Tensor\x12+\n\x0bhidden_bias\x18\x04 \x01(\x0b\x32\x16.rhe_parties.v1.Tensor\x12&\n\x06weight\x18\x05 \x01(\x0b\x32\x16.rhe_parties.v1.Tensor\x12$\n\x04\x62ias\x18\x06 \x01(\x0b\x32\x16.rhe_parties.v1.Tensor\x12\x1c\n\x14\x62\x61\x63kbone_fingerprint\x18\x07 \x01(\t\"\xa8\x01\n\rEncryptedHead\x12\x0f\n\x07head_id\x18\x01 \x01(\t\x12\x17\n\x0fkey_fingerprint\x18\x02 \x01(\t\x12\x1c\n\x14\x62\x61\x63kbone_fingerprint\x18\x03 \x01(\t\x12\x13\n\x0b\x63iphertexts\x18\x04 \x03(\x0c\x12\x30\n\x05\x62lock\x18\x05 \x01(\x0b\x32\x1c.rhe_parties.v1.AdaptedBlockH\x00\x88\x01\x01\x42\x08\n\x06_block\"5\n\rHeadInstalled\x12\x0f\n\x07head_id\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\"\xd4\x01\n\nHeadNotice\x12\x0f\n\x07head_id\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x11\n\tencrypted\x18\x03 \x01(\x08\x12\x14\n\x0cweight_scale\x18\x04 \x01(\x01\x12\x0f\n\x07\x63lasses\x18\x05 \x01(\r\x12\x17\n\x0fkey_fingerprint\x18\x06 \x01(\t\x12#\n\x03tag\x18\x07 \x01(\x0b\x32\x16.rhe_parties.v1.Tensor\x12(\n\x08\x63\x61naries\x18\x08 \x01(\x0b\x32\x16.rhe_parties.v1.Tensor\"\x1c\n\tHeadReady\x12\x0f\n\x07head_id\x18\x01 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,16 +34,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_TRAINHEAD']._serialized_start=80
   _globals['_TRAINHEAD']._serialized_end=127
-  _globals['_PLAINHEAD']._serialized_start=130
-  _globals['_PLAINHEAD']._serialized_end=266
-  _globals['_TWOLAYERHEAD']._serialized_start=269
-  _globals['_TWOLAYERHEAD']._serialized_end=520
-  _globals['_ENCRYPTEDHEAD']._serialized_start=522
-  _globals['_ENCRYPTEDHEAD']._serialized_end=630
-  _globals['_HEADINSTALLED']._serialized_start=632
-  _globals['_HEADINSTALLED']._serialized_end=685
-  _globals['_HEADNOTICE']._serialized_start=688
-  _globals['_HEADNOTICE']._serialized_end=900
-  _globals['_HEADREADY']._serialized_start=902
-  _globals['_HEADREADY']._serialized_end=930
+  _globals['_ADAPTEDBLOCK']._serialized_start=129
+  _globals['_ADAPTEDBLOCK']._serialized_end=199
+  _globals['_PLAINHEAD']._serialized_start=202
+  _globals['_PLAINHEAD']._serialized_end=398
+  _globals['_TWOLAYERHEAD']._serialized_start=401
+  _globals['_TWOLAYERHEAD']._serialized_end=652
+  _globals['_ENCRYPTEDHEAD']._serialized_start=655
+  _globals['_ENCRYPTEDHEAD']._serialized_end=823
+  _globals['_HEADINSTALLED']._serialized_start=825
+  _globals['_HEADINSTALLED']._serialized_end=878
+  _globals['_HEADNOTICE']._serialized_start=881
+  _globals['_HEADNOTICE']._serialized_end=1093
+  _globals['_HEADREADY']._serialized_start=1095
+  _globals['_HEADREADY']._serialized_end=1123
 # @@protoc_insertion_point(module_scope)

@@ -15,17 +15,27 @@ class TrainHead(_message.Message):
     set_index: int
     def __init__(self, head_id: _Optional[str] = ..., set_index: _Optional[int] = ...) -> None: ...
 
+class AdaptedBlock(_message.Message):
+    __slots__ = ("names", "tensors")
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    TENSORS_FIELD_NUMBER: _ClassVar[int]
+    names: _containers.RepeatedScalarFieldContainer[str]
+    tensors: _containers.RepeatedCompositeFieldContainer[_tensor_pb2.Tensor]
+    def __init__(self, names: _Optional[_Iterable[str]] = ..., tensors: _Optional[_Iterable[_Union[_tensor_pb2.Tensor, _Mapping]]] = ...) -> None: ...
+
 class PlainHead(_message.Message):
-    __slots__ = ("head_id", "weight", "bias", "backbone_fingerprint")
+    __slots__ = ("head_id", "weight", "bias", "backbone_fingerprint", "block")
     HEAD_ID_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_FIELD_NUMBER: _ClassVar[int]
     BIAS_FIELD_NUMBER: _ClassVar[int]
     BACKBONE_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_FIELD_NUMBER: _ClassVar[int]
     head_id: str
     weight: _tensor_pb2.Tensor
     bias: _tensor_pb2.Tensor
     backbone_fingerprint: str
-    def __init__(self, head_id: _Optional[str] = ..., weight: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., bias: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., backbone_fingerprint: _Optional[str] = ...) -> None: ...
+    block: AdaptedBlock
+    def __init__(self, head_id: _Optional[str] = ..., weight: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., bias: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., backbone_fingerprint: _Optional[str] = ..., block: _Optional[_Union[AdaptedBlock, _Mapping]] = ...) -> None: ...
 
 class TwoLayerHead(_message.Message):
     __slots__ = ("head_id", "activation", "hidden_weight", "hidden_bias", "weight", "bias", "backbone_fingerprint")
@@ -46,16 +56,18 @@ class TwoLayerHead(_message.Message):
     def __init__(self, head_id: _Optional[str] = ..., activation: _Optional[str] = ..., hidden_weight: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., hidden_bias: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., weight: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., bias: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., backbone_fingerprint: _Optional[str] = ...) -> None: ...
 
 class EncryptedHead(_message.Message):
-    __slots__ = ("head_id", "key_fingerprint", "backbone_fingerprint", "ciphertexts")
+    __slots__ = ("head_id", "key_fingerprint", "backbone_fingerprint", "ciphertexts", "block")
     HEAD_ID_FIELD_NUMBER: _ClassVar[int]
     KEY_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     BACKBONE_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     CIPHERTEXTS_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_FIELD_NUMBER: _ClassVar[int]
     head_id: str
     key_fingerprint: str
     backbone_fingerprint: str
     ciphertexts: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, head_id: _Optional[str] = ..., key_fingerprint: _Optional[str] = ..., backbone_fingerprint: _Optional[str] = ..., ciphertexts: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    block: AdaptedBlock
+    def __init__(self, head_id: _Optional[str] = ..., key_fingerprint: _Optional[str] = ..., backbone_fingerprint: _Optional[str] = ..., ciphertexts: _Optional[_Iterable[bytes]] = ..., block: _Optional[_Union[AdaptedBlock, _Mapping]] = ...) -> None: ...
 
 class HeadInstalled(_message.Message):
     __slots__ = ("head_id", "fingerprint")

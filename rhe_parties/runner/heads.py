@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
+
+import numpy as np
 
 from rhe_parties.defences.base import Defence
 from rhe_parties.errors import ParameterError
 from rhe_parties.metrics.truth import GroundTruth
+from rhe_parties.model.backbone import Backbone
 from rhe_parties.model.binary_head import BinaryHead, binary_recipe
 from rhe_parties.model.head import LinearHead, Recipe
+from rhe_parties.model.last_block import adapted_backbone, last_layer, train_adapted, trunk_of
 from rhe_parties.model.two_layer import BatchRecipe
 from rhe_parties.rng import stream_seed
 from rhe_parties.runner.parameters import Parameters
 from rhe_parties.runner.world import World
+from rhe_parties.types import UInt8Array
 
-__all__ = ["check_classes", "check_hidden", "head_recipe", "true_heads"]
+__all__ = ["TrueHead", "check_classes", "check_hidden", "head_recipe", "true_heads"]
 
 # Those that parties carry such heads in, as linear heads on products of two features. Levelled `ckks` is in the library
 # and the benchmark alone: it takes 27 MB of keys, and no attack can read its ciphertexts' numbers yet.
 _SCHEMES = ("bfv", "plain")
 
 R = TypeVar("R", Recipe, BatchRecipe)
+
+
+@dataclass(frozen=True, eq=False)
+class TrueHead:
+    """A float head as the owner trains it, and the backbone that it runs behind."""
+
+    head: LinearHead | BinaryHead
+    backbone: Backbone
 
 
 def check_hidden(parameters: Parameters, worlds: Sequence[World]) -> None:
@@ -88,11 +101,25 @@ def _changed(recipe: R, p: Parameters) -> R:
 
 
 def true_heads(
-    truth: GroundTruth, recipe: Recipe | BatchRecipe, trainer: Defence, seed: int
-) -> list[LinearHead | BinaryHead]:
-    """The float heads as the owner trains them."""
+    truth: GroundTruth,
+    images: UInt8Array,
+    backbone: Backbone,
+    recipe: Recipe | BatchRecipe,
+    trainer: Defence,
+    seed: int,
+) -> list[TrueHead]:
+    """The float heads as the owner trains them on `images` uint8 [n, C, H, W], each behind its own backbone."""
     seeds = [stream_seed(seed, "victim-head", index) for index in range(len(truth.sets))]
     pairs = list(zip(truth.sets, seeds, strict=True))
+    features, labels = truth.features, truth.labels
+    heads: list[LinearHead | BinaryHead]
     if isinstance(recipe, BatchRecipe):
-        return [trainer.train_two_layer(truth.features[rows], truth.labels[rows], recipe, own) for rows, own in pairs]
-    return [trainer.train(truth.features[rows], truth.labels[rows], truth.classes, recipe, own) for rows, own in pairs]
+        heads = [trainer.train_two_layer(features[rows], labels[rows], recipe, own) for rows, own in pairs]
+    elif recipe.adaptation is None:
+        heads = [trainer.train(features[rows], labels[rows], truth.classes, recipe, own) for rows, own in pairs]
+    else:
+        used, place = np.unique(truth.sets, return_inverse=True)
+        inputs = trunk_of(backbone).extract(images[used])[place.reshape(truth.sets.shape)]
+        adapted = train_adapted(last_layer(backbone), inputs, labels[truth.sets], truth.classes, recipe, seeds)
+        return [TrueHead(each.head, adapted_backbone(backbone, each.block)) for each in adapted]
+    return [TrueHead(head, backbone) for head in heads]

@@ -22,7 +22,7 @@ from rhe_parties.model.head import LinearHead, Recipe, initial_weights
 from rhe_parties.model.two_layer import BatchRecipe
 from rhe_parties.registry import parse_options, read_plugin_source
 from rhe_parties.rng import numpy_stream, stream_seed
-from rhe_parties.runner.heads import check_classes, check_hidden, head_recipe, true_heads
+from rhe_parties.runner.heads import TrueHead, check_classes, check_hidden, head_recipe, true_heads
 from rhe_parties.runner.parameters import BASELINE, Parameters
 from rhe_parties.runner.tasks import Task, evaluation_with_members, make_task, with_initial_weights
 from rhe_parties.runner.world import World, resolve_worlds
@@ -80,14 +80,25 @@ class Laboratory:
     worlds: list[World]
     attackers: list[Attacker]
     threat_model: ThreatModel
-    _heads: dict[str, list[LinearHead | BinaryHead]] = field(default_factory=dict, repr=False)
+    _heads: dict[str, list[TrueHead]] = field(default_factory=dict, repr=False)
 
     def heads(self, world: World) -> list[LinearHead | BinaryHead]:
         """The float heads as the owner trains them in a world: the reference for decisions and weights."""
+        return [true.head for true in self._trained(world)]
+
+    def evaluation_features_in(self, world: World) -> FloatArray:
+        """`evaluation_features` [V, B, D] as each head's own backbone gives them in a world."""
+        if world.adaptation is None:
+            return self.evaluation_features
+        pairs = zip(self._trained(world), self.evaluation, strict=True)
+        return np.stack([true.backbone.extract(self.dataset.images[rows]) for true, rows in pairs])
+
+    def _trained(self, world: World) -> list[TrueHead]:
         if world.name not in self._heads:
             self._heads[world.name] = true_heads(
-                self.truth, world.recipe or self.recipe, world.trainer(), self.parameters.seed
-            )
+                self.truth, self.private_images, self.backbone, world.recipe or self.recipe, world.trainer(),
+                self.parameters.seed,
+            )  # fmt: skip
         return self._heads[world.name]
 
     def reads_ciphertexts(self, world: World) -> bool:

@@ -11,6 +11,7 @@ from rhe_parties.errors import ParameterError, unknown_name
 from rhe_parties.he.plan import HeadPlan
 from rhe_parties.he.scheme import NOISE_CHECKED, scheme_catalogue
 from rhe_parties.messages.setups import NOISE_CHECKS, NOISE_CLOSES, DefenceSpec
+from rhe_parties.model.adaptation import ADAPTABLE, MAX_RANK, Adaptation
 from rhe_parties.model.head import Recipe
 from rhe_parties.model.two_layer import BatchRecipe
 from rhe_parties.parties.release import RAW_SCHEME, parse_release
@@ -21,10 +22,10 @@ from rhe_parties.threat.model import KEY_HOLDER, LABORATORY, MODEL_HOST, ThreatM
 __all__ = ["AppliedDefence", "World", "resolve_worlds"]
 
 _ADDITIONS = (
-    "canaries=SHARE", "client", "decisions", "malicious", "noise-check=close|refuse|off", "release=POLICY", "rotated",
-    "tag",
+    "canaries=SHARE", "client", "decisions", "fine-tuned", "lora=RANK", "malicious", "noise-check=close|refuse|off",
+    "release=POLICY", "rotated", "tag",
 )  # fmt: skip
-
+_LORA_RANK = 8
 
 # What other worlds do: on the first reply noisier than an honest one the key holder closes the key.
 _NOISE_TEXT = {
@@ -69,6 +70,7 @@ class World:
         decisions: the adversary also sees what the key holder releases to others.
         release: the key holder's policy in this world, "" for the run's.
         malicious: the host that the adversary sits at answers the adversary's own requests as it likes.
+        adaptation: how the backbone's last block is trained along with each head; it goes to the host in the clear.
         tag: encrypted heads have a secret last row by which the key holder knows replies of an honest host.
         canaries: inputs with known classes that go along with each image asked about; 0: none.
         rotated: the key is replaced after the decisions, and every head encrypted anew.
@@ -90,6 +92,7 @@ class World:
     rotated: bool = False
     canaries: float = 0.0
     noise_check: str = NOISE_CLOSES
+    adaptation: Adaptation | None = None
     plan: HeadPlan | None = None
     recipe: Recipe | BatchRecipe | None = None
     facts: tuple[Fact, ...] = ()
@@ -120,11 +123,15 @@ class World:
         built = [applied.build() for applied in self.defences]
         for defence in built:
             recipe = defence.recipe(recipe, public)
+        if self.adaptation is not None and isinstance(recipe, Recipe):
+            recipe = dataclasses.replace(recipe, adaptation=self.adaptation)
         fitted = tuple(
             dataclasses.replace(applied, fitted=defence.fit(public, recipe))
             for applied, defence in zip(self.defences, built, strict=True)
         )
         facts = tuple(fact for applied in fitted for fact in applied.build().facts(recipe, public.set_size))
+        if self.adaptation is not None:
+            facts = (*facts, ("last block", self.adaptation.describe()))
         spent = [found for defence in built if (found := defence.epsilon(recipe, public.set_size)) is not None]
         return dataclasses.replace(self, recipe=recipe, defences=fitted, facts=facts, epsilon=min(spent, default=None))
 
@@ -142,6 +149,8 @@ class World:
             said.append(f"the adversary sees what the key holder releases to others: {released}")
         if self.malicious:
             said.append("the host answers the adversary's own requests with ciphertexts of the adversary's choice")
+        if self.adaptation is not None:
+            said.append("the backbone's last block is adapted along with each head and runs in the clear at the host")
         if self.tag:
             said.append("a secret linear tag in every head shows the key holder replies that no honest host computes")
         if self.canaries:
@@ -184,12 +193,48 @@ def _check(world: World, parameters: Parameters) -> None:
             f"world {world.name!r}: +noise-check={world.noise_check} is not allowed (allowed: with scheme "
             f"{NOISE_CHECKED})"
         )
+    if world.adaptation is not None:
+        _check_adaptation(world, parameters)
     policy = parse_release(world.release or parameters.release)
     if policy.raw and world.scheme != RAW_SCHEME:
         raise ParameterError(
             f"world {world.name!r}: release={policy.name!r} is not allowed: only scheme {RAW_SCHEME!r} decrypts to "
             f"more than logits (such as rhe:{RAW_SCHEME}+client+release=raw)"
         )
+
+
+def _check_adaptation(world: World, parameters: Parameters) -> None:
+    """Refuse an adapted block where nothing is there to adapt, or nobody trains it."""
+    if parameters.backbone not in ADAPTABLE:
+        raise ParameterError(
+            f"world {world.name!r} is not allowed with backbone={parameters.backbone!r}: its last block cannot be "
+            f"adapted (allowed: {', '.join(ADAPTABLE)})"
+        )
+    if parameters.hidden:
+        raise ParameterError(
+            f"world {world.name!r} is not allowed with hidden={parameters.hidden}: the last block is adapted along "
+            "with linear heads alone, hidden=0"
+        )
+    for applied in world.defences:
+        if applied.cls.trains():
+            raise ParameterError(
+                f"world {world.name!r}: defence {applied.reference!r} trains heads alone and does not go with an "
+                "adapted last block (allowed: defences that leave the training as it is, such as none and rhe)"
+            )
+
+
+def _adaptation(addition: str, world: str) -> Adaptation:
+    """The adaptation that an addition `fine-tuned`, `lora` or `lora=RANK` asks for."""
+    key, equals, value = addition.partition("=")
+    if key == "fine-tuned" and not equals:
+        return Adaptation.whole()
+    if key == "lora" and not equals:
+        return Adaptation.factors(_LORA_RANK)
+    if key == "lora" and value.isdecimal() and 1 <= int(value) <= MAX_RANK:
+        return Adaptation.factors(int(value))
+    raise ParameterError(
+        f"world {world!r}: +{addition} is not allowed (allowed: +fine-tuned, +lora, +lora=1 to {MAX_RANK})"
+    )
 
 
 def _world(name: str, usual: str, schemes: list[str]) -> World:
@@ -215,6 +260,8 @@ def _world(name: str, usual: str, schemes: list[str]) -> World:
             if value not in NOISE_CHECKS:
                 raise unknown_name("noise-check", value, NOISE_CHECKS)
             world = dataclasses.replace(world, noise_check=value)
+        elif key in ("fine-tuned", "lora"):
+            world = dataclasses.replace(world, adaptation=_adaptation(addition, name))
         elif key == "release" and equals:
             world = dataclasses.replace(world, release=parse_release(value).name)
         else:

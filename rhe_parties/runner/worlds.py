@@ -115,7 +115,7 @@ def _measure_utility(lab: Laboratory, world: World, decisions: IntArray, record:
     # A head's own training images tell nothing about its accuracy; every head has as many of them.
     fresh, heads = ~lab.evaluation_members, len(labels)
     right = accuracy(decisions[fresh].reshape(heads, -1), labels[fresh].reshape(heads, -1), lab.truth.classes, stream)
-    pairs = zip(lab.heads(world), lab.evaluation_features, strict=True)
+    pairs = zip(lab.heads(world), lab.evaluation_features_in(world), strict=True)
     float_decisions = np.stack([head.logits(features).argmax(axis=1) for head, features in pairs])
     record.accuracy = right.value
     record.utility = [
@@ -140,7 +140,7 @@ def _twin_decisions(lab: Laboratory, world: World) -> IntArray:
     public: PublicMaterial = custody.public
     encryptor = make_encryptor(public)
     decisions = []
-    for head, features in zip(lab.heads(world), lab.evaluation_features, strict=True):
+    for head, features in zip(lab.heads(world), lab.evaluation_features_in(world), strict=True):
         ciphertexts, _ = encryptor.encrypt(*head.encryptable)
         logits, _ = make_evaluator(public, ciphertexts).evaluate(features)
         decisions.append(custody.decrypt(logits).argmax(axis=1))

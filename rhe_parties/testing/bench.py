@@ -203,6 +203,8 @@ def scene_for(needs: frozenset[Observation], parameters: Mapping[str, Any], clas
         world += "+decisions"
     if Observation.HOST_CONTROL in needs:
         world += "+malicious"
+    if Observation.ADAPTED_BLOCK in needs:
+        world += "+fine-tuned"
     if needs & {Observation.RELEASED_SCORES, Observation.ORACLE_SCORES, Observation.VALUES}:
         world += "+release=logits"
     if classes == 2:
@@ -249,11 +251,12 @@ def _sealed_prior(scene: Scene) -> PriorKnowledge:
 @functools.cache
 def _prior(scene: Scene) -> PriorKnowledge:
     lab = scene.laboratory
-    if not isinstance(lab.recipe, Recipe):
+    recipe = lab.worlds[0].recipe
+    if not isinstance(recipe, Recipe):
         raise ParameterError(f"hidden={lab.parameters.hidden} is not allowed in a scene: 0")
     return PriorKnowledge(
         backbone=lab.backbone,
-        recipe=lab.recipe,
+        recipe=recipe,
         classes=lab.truth.classes,
         images_per_class=lab.parameters.images_per_class,
         auxiliary_images=lab.dataset.images[lab.auxiliary],

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from rhe_parties.messages import Envelope, Payload, decode
 from rhe_parties.messages.payloads import (
+    AdaptedBlock,
     ClassifyRequest,
     ClassifyResponse,
     ClientAdmitted,
@@ -33,6 +34,8 @@ class Observation(StrEnum):
     PLAIN_HEAD = "plain head weights"
     TWO_LAYER_HEAD = "plain two-layer head"
     ENCRYPTED_HEAD = "encrypted head"
+    # The backbone's last block as trained along with a head; see `rhe_parties.model.last_block`.
+    ADAPTED_BLOCK = "adapted backbone block"
     PUBLIC_KEY = "public key material"
     QUERIES = "classify requests"
     REPLIES = "the host's replies"
@@ -92,6 +95,11 @@ class AdversaryView:
         """Heads seen encrypted, by id: under the key with this fingerprint, or the latest."""
         return {head.head_id: head for head in self.of_kind(EncryptedHead) if key in ("", head.key_fingerprint)}
 
+    def adapted_blocks(self) -> dict[str, AdaptedBlock]:
+        """Blocks of the backbone seen in the clear, by the id of the head that they belong to."""
+        heads: list[PlainHead | EncryptedHead] = [*self.of_kind(PlainHead), *self.of_kind(EncryptedHead)]
+        return {head.head_id: head.block for head in heads if head.block is not None}
+
     def public_material(self) -> PublicMaterial | None:
         """The latest public key material that was seen."""
         seen = self.public_materials()
@@ -105,6 +113,8 @@ class AdversaryView:
         """What is really there, decided from the content alone."""
         kinds = {type(envelope.payload) for envelope in self.envelopes}
         held = {what for what, kind in _EVIDENCE.items() if kind in kinds}
+        if self.adapted_blocks():
+            held.add(Observation.ADAPTED_BLOCK)
         if any(decision.logits.size for decision in self.of_kind(Decision)):
             held.add(Observation.RELEASED_SCORES)
         grants = {grant.release.partition(":")[0] for grant in self.of_kind(ClientAdmitted)}
