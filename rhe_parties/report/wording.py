@@ -199,7 +199,7 @@ def _modifier_words(modifier: str) -> str:
     if modifier.startswith("canaries="):
         return "canaries among the requests"
     if modifier == "fine-tuned" or modifier.partition("=")[0] == "lora":
-        how = "fine-tuned" if modifier == "fine-tuned" else f"LoRA{modifier.removeprefix('lora').replace('=', ', rank ')}"
+        how = modifier.replace("lora", "LoRA").replace("=", ", rank ")
         return f"the backbone's last block trained too ({how}), in clear"
     if modifier == "rotated":
         return "the key is replaced afterwards"
