@@ -82,10 +82,11 @@ class Parameters(BaseModel):
     property_values: Numbers = Field((), description="values that the property may take; empty for its usual two")
     worlds: Names = Field(
         ("none", "rhe"),
-        description="defences to compare: NAME[:SCHEME][+client][+decisions][+malicious][+fine-tuned][+lora=RANK]"
-        "[+release=POLICY]; +client: "
-        "the adversary may ask the key holder, +decisions: it also sees what the key holder releases to others, "
-        "+malicious: the host answers its requests as it likes, +fine-tuned and +lora: the backbone's last block is "
+        description="defences to compare: NAME[:SCHEME][@key=value], more of them after plus signs, and additions: "
+        "+client: the adversary may ask the key holder, +decisions: it also sees what the key holder releases to "
+        "others, +release=POLICY: what that is, +malicious: the host answers its requests as it likes, +tag, "
+        "+canaries=SHARE and +noise-check=close|refuse|off: by what the key holder knows such a host and what it does, "
+        "+rotated: the key is replaced after the decisions, +fine-tuned and +lora=RANK: the backbone's last block is "
         "trained along with each head and runs in the clear",
     )
     adversary: Names = Field(("head-readout", "span-inversion"), description="strategies, besides prior-only")
