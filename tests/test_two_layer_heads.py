@@ -263,6 +263,7 @@ def _cell(record: Record, adversary: str) -> tuple[AttackRecord, dict[str, Resul
     return cell, {result.statistic: result for result in cell.results}
 
 
+@pytest.mark.slow
 def test_reconstructor_learns_from_two_layer_heads_what_the_prior_does_not_know(tmp_path: Path) -> None:
     """Zeros and ones, 16 pixels wide, one image of each: enough to learn from in seconds."""
     parameters = {
