@@ -75,6 +75,7 @@ def test_an_exception_that_escapes_is_noticed(monkeypatch: pytest.MonkeyPatch) -
     assert any("ZeroDivisionError escaped from model-host" in defect for defect in report.defects)
 
 
+@pytest.mark.slow
 def test_a_defect_behind_a_refusal_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     def stumbling(self: ModelHost, images: Any) -> None:
         if images.shape[1:] != (1, 32, 32):

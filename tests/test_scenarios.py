@@ -218,6 +218,7 @@ def test_scenarios_are_short() -> None:
         assert len(text.splitlines()) < (100 if "Campaign(" in text else 60), path
 
 
+@pytest.mark.slow
 def test_every_evaluator_and_layout_gives_the_same_decisions(tmp_path: Path) -> None:
     """Who multiplies, how many inputs share a ciphertext and whether requests are gathered changes no statistic."""
     more = {"adversary": ["prior-only"], "worlds": ["none", "rhe"], "transport": "local"}

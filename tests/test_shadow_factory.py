@@ -26,7 +26,12 @@ from tests.shadow_tools import PAPER, factory, pool, same, two_of_one_class
 
 
 @pytest.mark.parametrize(
-    "more", [{}, {"mechanism": DpMechanism(1.0, 1.0, 0.5)}, {"relax": 0.5}], ids=["plain", "dp", "relaxed"]
+    "more",
+    [
+        pytest.param({}, id="plain"),
+        pytest.param({"mechanism": DpMechanism(1.0, 1.0, 0.5)}, id="dp", marks=pytest.mark.slow),
+        pytest.param({"relax": 0.5}, id="relaxed"),
+    ],
 )
 def test_heads_do_not_depend_on_the_pool(ray_session: None, more: dict[str, Any]) -> None:
     recipe = replace(PAPER, **more)

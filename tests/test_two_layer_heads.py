@@ -292,6 +292,7 @@ def test_reconstructor_learns_from_two_layer_heads_what_the_prior_does_not_know(
     assert (blocked.outcome, blocked.missing) == ("blocked", ["a head of one layer"])
 
 
+@pytest.mark.slow
 def test_under_encryption_the_reconstructor_runs_on_ciphertexts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -267,6 +267,7 @@ def test_relu_heads_give_their_training_images_away(tmp_path: Path) -> None:
     assert float(cell.notes["share of the features' variance explained on unseen images"]) > 0.1
 
 
+@pytest.mark.slow
 def test_encrypted_products_are_read_where_they_are_not_encrypted(tmp_path: Path) -> None:
     """The same code on packed integers, on ciphertexts, and on weights."""
     record = _run(tmp_path, activation="square", worlds="none,rhe:plain,rhe", victims=24)
