@@ -194,6 +194,16 @@ class AttackContext:
     challenge: Challenge = field(default_factory=Challenge)
     defences: tuple[str, ...] = ()
 
+    def require_host(self) -> HostOracle:
+        """The host, for a strategy that has it reply as it likes.
+
+        Raises:
+            ParameterError: there is none.
+        """
+        if self.host is None:
+            raise ParameterError("no host is in the adversary's hands (a world with +client+malicious has one)")
+        return self.host
+
     def require_oracle(self) -> Oracle:
         """The oracle, for a strategy that lives by asking.
 

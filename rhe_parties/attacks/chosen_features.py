@@ -12,13 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from rhe_parties.attacks.base import AttackContext, Blocked, Claim, PriorKnowledge, Strategy
-from rhe_parties.attacks.extraction.claims import claim_from_heads, granted, mean_error, trained_shadows
+from rhe_parties.attacks.extraction.claims import claim_from_heads, extracted_heads, granted_some, trained_shadows
 from rhe_parties.attacks.extraction.gauge import Float64Array
 from rhe_parties.attacks.extraction.hard import Extracted, HardSettings, QueryPlan, extract_head, plan_from
 from rhe_parties.attacks.extraction.prior import FeatureAxes
 from rhe_parties.attacks.malicious.opening import KeyAttack, decider
 from rhe_parties.attacks.white_box import Heads, known_victims
-from rhe_parties.errors import NumericError
 from rhe_parties.he.plan import HeadPlan
 from rhe_parties.he.quantise import quantise_features
 from rhe_parties.he.scheme import HeadCiphertexts, PublicMaterial, make_evaluator
@@ -79,21 +78,12 @@ class ChosenFeatures(Strategy):
         found: list[Extracted] = []
         for number, name in enumerate(ids):
             context.progress(0.05 + 0.55 * number / len(ids), f"asking about head {number + 1}")
-            limit = granted(oracle, name, o.decisions)
-            if limit == 0:
-                raise NumericError(
-                    f"head {name}: the key holder's budget of {oracle.budget} was used up before the start"
-                )
+            limit = granted_some(oracle, name, o.decisions)
             head = HeadCiphertexts(seen[name].ciphertexts, seen[name].key_fingerprint)
             ask = _asker(material, head, context, name)
             seed = stream_seed(context.seed, "chosen-features-head", number)
             found.append(extract_head(_as_given, plan, ask, settings, seed, limit))
-        heads = Heads(
-            ids,
-            np.stack([head.weight for head in found]),
-            np.stack([head.bias for head in found]),
-            mean_error([head.error_variance for head in found]),
-        )
+        heads = extracted_heads(ids, found)
         notes = {"decisions used per head": f"{np.mean([head.answers for head in found]):.0f}"}
         return claim_from_heads(heads, shadows, o.reconstruct, prior, context, notes)
 

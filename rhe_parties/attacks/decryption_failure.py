@@ -65,16 +65,14 @@ class Reaction(KeyAttack):
     def read(self, forge: Forge, head: str, context: AttackContext, notes: dict[str, str]) -> IntArray | None:
         """See `KeyAttack.read`."""
         image = np.zeros((1, 1, 1, 1), dtype=np.uint8)
-        asked, refusals = 0, 0
+        host, asked, refusals = context.require_host(), 0, 0
 
         def refused(ciphertexts: tuple[bytes, ...]) -> bool:
             nonlocal asked, refusals
-            if context.host is None:
-                raise LookupError("no host in the adversary's hands")  # the seat has checked `needs`
             if asked % 64 == 0:
                 context.progress(min(0.6, 0.3 * asked / forge.plan.degree), f"reply {asked:,}: is it refused?")
             try:
-                context.host.ask_through_host(head, image, ciphertexts)
+                host.ask_through_host(head, image, ciphertexts)
                 found = False
             except ProtocolError as error:
                 if error.code != FailureCode.WRONG_KEY:

@@ -11,12 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from rhe_parties.attacks.base import AttackContext, Claim, Oracle, PriorKnowledge, Strategy
-from rhe_parties.attacks.extraction.claims import claim_from_heads, granted, mean_error, trained_shadows
+from rhe_parties.attacks.extraction.claims import (
+    claim_from_heads,
+    extracted_heads,
+    granted_some,
+    mean_error,
+    trained_shadows,
+)
 from rhe_parties.attacks.extraction.hard import Extract, Extracted, HardSettings, QueryPlan, extract_head, plan_queries
 from rhe_parties.attacks.extraction.lifted import claim_from_forms, lifted_heads
 from rhe_parties.attacks.two_layer_span import some_heads
-from rhe_parties.attacks.white_box import Heads
-from rhe_parties.errors import NumericError
 from rhe_parties.rng import stream_seed
 from rhe_parties.threat.view import AdversaryView, Observation
 from rhe_parties.types import IntArray, UInt8Array
@@ -78,12 +82,7 @@ class HardLabel(Strategy):
             self._extract(oracle, head, number, context.memory[key], settings, extract, context)
             for number, head in enumerate(context.victims)
         ]
-        heads = Heads(
-            context.victims,
-            np.stack([head.weight for head in found]),
-            np.stack([head.bias for head in found]),
-            mean_error([head.error_variance for head in found]),
-        )
+        heads = extracted_heads(context.victims, found)
         return claim_from_heads(heads, shadows, o.reconstruct, prior, context, _notes(found, oracle.budget))
 
     def attack_two_layer(self, view: AdversaryView, prior: PriorKnowledge, context: AttackContext) -> Claim:
@@ -124,9 +123,7 @@ class HardLabel(Strategy):
         context: AttackContext,
     ) -> Extracted:
         context.progress(0.05 + 0.55 * number / len(context.victims), f"asking about head {number + 1}")
-        limit = granted(oracle, head, settings.decisions)
-        if limit == 0:
-            raise NumericError(f"head {head}: the key holder's budget of {oracle.budget} was used up before the start")
+        limit = granted_some(oracle, head, settings.decisions)
 
         def ask(images: UInt8Array) -> IntArray:
             return oracle.ask(head, images).classes

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rhe_parties.attacks.base import AttackContext, Claim, Oracle, PriorKnowledge, Strategy
-from rhe_parties.attacks.extraction.claims import claim_from_heads, granted, mean_error, trained_shadows
+from rhe_parties.attacks.extraction.claims import claim_from_heads, granted_some, mean_error, trained_shadows
 from rhe_parties.attacks.extraction.hard import HardSettings, QueryPlan, plan_queries
 from rhe_parties.attacks.extraction.lifted import claim_from_forms, lifted_heads
 from rhe_parties.attacks.extraction.soft import SolvedHead, solve_logits
@@ -131,9 +131,7 @@ def _solve(
     oracle: Oracle, head: str, plan: QueryPlan, count: int, released: ReleasedScores, noise: float
 ) -> tuple[SolvedHead, int]:
     """One head and the queries used."""
-    limit = granted(oracle, head, count)
-    if limit == 0:
-        raise NumericError(f"head {head}: the key holder's budget of {oracle.budget} is used up before the start")
+    limit = granted_some(oracle, head, count)
     try:
         logits = oracle.ask(head, plan.images[:limit]).logits
     except BudgetError as error:

@@ -105,6 +105,7 @@ class DataOwner(Party):
         self._max_heads = max_heads
         self._tagged = tag
         self._canaries = canaries
+        self._canary_features: FloatArray | None = None
         self._encryptor: HeadEncryptor | None = None
         self._key = ""
         # Heads on their way: waiting for a key, sent to the host, and confirmed by the key holder.
@@ -211,9 +212,13 @@ class DataOwner(Party):
     def _canary_classes(self, trained: _Trained) -> IntArray:
         if self._canaries is None:
             return empty(np.float32)
-        block = trained.block
-        backbone = self._backbone if block is None else adapted_backbone(self._backbone, block.by_name)
-        return clear_classes(trained.head.logits(backbone.extract(self._canaries)))
+        if trained.block is not None:
+            features = adapted_backbone(self._backbone, trained.block.by_name).extract(self._canaries)
+        else:
+            if self._canary_features is None:
+                self._canary_features = self._backbone.extract(self._canaries)
+            features = self._canary_features
+        return clear_classes(trained.head.logits(features))
 
     def _on_head_ready(self, envelope: Envelope, payload: HeadReady) -> list[Envelope]:
         self.require_sender(envelope, KEY_HOLDER)

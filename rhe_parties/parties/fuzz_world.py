@@ -38,6 +38,7 @@ from rhe_parties.model.adaptation import FACTORS
 from rhe_parties.model.backbone import Backbone, load_backbone
 from rhe_parties.model.head import Recipe
 from rhe_parties.parties.base import Party
+from rhe_parties.parties.canaries import clear_classes
 from rhe_parties.parties.data_owner import DataOwner
 from rhe_parties.parties.key_holder import KeyHolder
 from rhe_parties.parties.model_host import HostLimits, ModelHost
@@ -55,8 +56,6 @@ BATCH, DELAY = 3, 1.0
 #: Heads that the owner keeps; mutants order some under new names, and all are encrypted again with every new key.
 MAX_HEADS = 8
 _QUESTIONS, _NORM_ROOM = 32, 1.25
-#: Questions are inputs whose two highest logits differ by more than this share of their range: rounding decides none.
-_CLEAR = 0.05
 
 
 @dataclass(frozen=True)
@@ -106,10 +105,8 @@ class FuzzWorld:
         self.questions: dict[str, list[tuple[int, int]]] = {}
         heads = [owner._train(index).head for index in range(len(HEADS))]
         for head_id, head in zip(HEADS, heads, strict=True):
-            logits = head.logits(self._features)
-            ordered = np.sort(logits, axis=1)
-            clear = np.flatnonzero(ordered[:, -1] - ordered[:, -2] > _CLEAR * (ordered[:, -1] - ordered[:, 0]))
-            self.questions[head_id] = [(int(i), int(logits[i].argmax())) for i in clear[:_QUESTIONS]]
+            right = clear_classes(head.logits(self._features))
+            self.questions[head_id] = [(int(i), int(right[i])) for i in np.flatnonzero(right >= 0)[:_QUESTIONS]]
         self._heads_in_clear = _heads_in_clear(dataset.classes, backbone)
 
     def envelope(self, recipient: str, payload: Payload, sender: str = LABORATORY) -> tuple[bytes, int]:

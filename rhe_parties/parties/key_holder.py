@@ -269,6 +269,8 @@ class KeyHolder(Party):
 
     def _forget_the_oldest(self) -> list[Envelope]:
         overdue = self._open.overdue()
+        if not overdue:
+            return []
         error = ProtocolError(FailureCode.REFUSED, f"no answer came, and {MAX_OPEN} later requests are open")
         return self._refused([self._close(request_id) for request_id in overdue], error)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from rhe_parties.errors import FailureCode, MessageError, NumericError, ProtocolError, SchemeError
 from rhe_parties.messages.fingerprints import response_digest
@@ -63,7 +64,7 @@ class OpenRequests:
 
     def overdue(self) -> list[str]:
         """Ids of the oldest, where more wait than may."""
-        return list(self._open)[: max(0, len(self._open) - MAX_OPEN)]
+        return list(islice(self._open, max(0, len(self._open) - MAX_OPEN)))
 
     def where(self, holds: Callable[[OpenRequest], bool]) -> list[str]:
         """Ids of those for which it holds."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from rhe_parties.attacks.base import AttackContext, Claim, Oracle, PriorKnowledge
+from rhe_parties.attacks.extraction.hard import Extracted
 from rhe_parties.attacks.span_inversion import SpanInversion
 from rhe_parties.attacks.white_box import Heads, random_heads
+from rhe_parties.errors import NumericError
 
-__all__ = ["claim_from_heads", "granted", "mean_error", "trained_shadows"]
+__all__ = ["claim_from_heads", "extracted_heads", "granted", "granted_some", "mean_error", "trained_shadows"]
 
 _NULL_HEADS = 1024
 
@@ -19,6 +21,24 @@ _NULL_HEADS = 1024
 def granted(oracle: Oracle, head_id: str, wanted: int) -> int:
     """Answers that may be had for a head: what is wanted, or what its budget leaves."""
     return wanted if oracle.budget == 0 else max(0, min(wanted, oracle.budget - oracle.used(head_id)))
+
+
+def granted_some(oracle: Oracle, head_id: str, wanted: int) -> int:
+    """The same for who cannot go on without any.
+
+    Raises:
+        NumericError: nothing is left.
+    """
+    limit = granted(oracle, head_id, wanted)
+    if limit == 0:
+        raise NumericError(f"head {head_id}: the key holder's budget of {oracle.budget} was used up before the start")
+    return limit
+
+
+def extracted_heads(head_ids: tuple[str, ...], found: Sequence[Extracted]) -> Heads:
+    """Extracted heads in the victims' order, with how far their weights can be trusted."""
+    weight, bias = np.stack([head.weight for head in found]), np.stack([head.bias for head in found])
+    return Heads(head_ids, weight, bias, mean_error([head.error_variance for head in found]))
 
 
 def trained_shadows(prior: PriorKnowledge, context: AttackContext, count: int) -> Heads:

@@ -25,10 +25,8 @@ def decider(context: AttackContext, head: str) -> Decide:
     """Decisions on ciphertexts that the host replies with; the images of such a request are never looked at."""
 
     def decide(ciphertexts: tuple[bytes, ...], inputs: int) -> IntArray:
-        if context.host is None:
-            raise LookupError("no host in the adversary's hands")  # the seat has checked `needs`
         images = np.zeros((inputs, 1, 1, 1), dtype=np.uint8)
-        return context.host.ask_through_host(head, images, ciphertexts).classes
+        return context.require_host().ask_through_host(head, images, ciphertexts).classes
 
     return decide
 
