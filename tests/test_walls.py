@@ -42,6 +42,7 @@ ROWS = [
     {"report"},
     {"parties"},
     {"transport"},
+    {"service"},
     {"runner"},
     {"sweep"},
     {"testing"},
