@@ -17,6 +17,7 @@ from rhe_parties.cli.bench_head import head_command
 from rhe_parties.cli.bench_reconstruct import reconstruct_command
 from rhe_parties.cli.bench_shadows import shadows_command
 from rhe_parties.cli.benching import bench
+from rhe_parties.cli.certificates import certificates
 from rhe_parties.cli.fuzzing import fuzz_command
 from rhe_parties.cli.listing import list_command
 from rhe_parties.cli.planning import plan_command
@@ -39,6 +40,7 @@ bench.command("head")(head_command)
 bench.command("reconstruct")(reconstruct_command)
 bench.command("shadows")(shadows_command)
 app.add_typer(bench)
+app.add_typer(certificates)
 app.command("plan")(plan_command)
 app.command("sweep")(sweep_command)
 
