@@ -47,6 +47,7 @@ class FailureCode(IntEnum):
     REPLAY = 12
     REFUSED = 13
     BUDGET = 14
+    UNAVAILABLE = 15
 
 
 class RheError(Exception):

@@ -30,10 +30,12 @@ from rhe_parties.messages.payloads import (
     Decision,
     HeadNotice,
     HeadReady,
+    HeadRevoked,
     HeadsRenewed,
     KeyRotated,
     PublicMaterialRequest,
     ResponsePart,
+    RevokeHead,
     RotateKey,
 )
 from rhe_parties.messages.public import export_public
@@ -70,7 +72,7 @@ class KeyHolder(Party):
         plan: parameters of the encrypted head, None in a world without encryption.
         query_budget: images decided over the whole run, 0 for no limit.
         release: what goes out, and the defences that act on it.
-        max_images: most images in one request.
+        max_images: most inputs in one request.
         noise_check: what happens on a reply noisier than honest ones: `close`: nothing more is decided under this key,
             as every single refusal tells the reply's maker a bit of it; `refuse`: this reply is refused; `off`: none
             is, whatever it decrypts to.
@@ -110,6 +112,7 @@ class KeyHolder(Party):
             AdmitClient: self._on_admit_client,
             PublicMaterialRequest: self._on_public_material_request,
             HeadNotice: self._on_head_notice,
+            RevokeHead: self._on_revoke,
             AskDecisions: self._on_ask,
             ClassifyResponse: self._on_response,
             RotateKey: self._on_rotate,
@@ -148,6 +151,15 @@ class KeyHolder(Party):
             raise ProtocolError(FailureCode.REFUSED, f"{MAX_KNOWN_HEADS} heads are known, no more are taken")
         self._heads[payload.head_id] = payload
         return [self.answer(envelope, HeadReady(payload.head_id)), *self._rotated(payload.head_id)]
+
+    def _on_revoke(self, envelope: Envelope, payload: RevokeHead) -> list[Envelope]:
+        """What is under way for the head is refused; a rotation does not wait for it."""
+        self.require_sender(envelope, DATA_OWNER)
+        known = self._heads.pop(payload.head_id, None) is not None
+        opened = self._open.where(lambda request: request.head.head_id == payload.head_id)
+        error = ProtocolError(FailureCode.NOT_INSTALLED, f"head {payload.head_id[:64]!r} was revoked by its owner")
+        replies = self._refused([self._close(request_id) for request_id in opened], error)
+        return [*replies, self.answer(envelope, HeadRevoked(payload.head_id, known)), *self._rotated(payload.head_id)]
 
     def _check_key(self, fingerprint: str, what: str) -> None:
         if fingerprint != self._keys().public.fingerprint:
@@ -215,16 +227,16 @@ class KeyHolder(Party):
 
     def _on_ask(self, envelope: Envelope, payload: AskDecisions) -> list[Envelope]:
         self.require_sender(envelope, LABORATORY, *self._budgets.clients)
-        head, batch = self._head(payload.head_id), len(payload.images)
+        head, batch = self._head(payload.head_id), payload.batch
         if self._open.known(payload.request_id):
             raise ProtocolError(FailureCode.REPLAY, f"request id {payload.request_id[:64]!r} was used before")
         if batch > self._max_images:
             raise NumericError(
-                f"{batch} images in one request; at most {self._max_images} are allowed", FailureCode.OVERSIZED
+                f"{batch} inputs in one request; at most {self._max_images} are allowed", FailureCode.OVERSIZED
             )
         self._check_raw(batch, head.classes)
         self._budgets.count(envelope.sender, payload.head_id, batch)
-        request = ClassifyRequest(payload.request_id, payload.head_id, payload.images)
+        request = ClassifyRequest(payload.request_id, payload.head_id, payload.images, payload.features)
         sent = self.send(MODEL_HOST, request, cause=envelope)
         self._open.add(payload.request_id, OpenRequest(Asker.of(envelope), head, batch, sent.sequence))
         return [sent, *self._canaries_for(head, batch), *self._forget_the_oldest()]
@@ -244,7 +256,7 @@ class KeyHolder(Party):
         most = MAX_RAW_VALUES // (classes * self._keys().public.plan.degree // 2)
         if batch > most:
             raise NumericError(
-                f"{batch} images in one request; at most {most} are allowed where raw values are released",
+                f"{batch} inputs in one request; at most {most} are allowed where raw values are released",
                 FailureCode.OVERSIZED,
             )
 
