@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from rhe_parties.cli.attacking import attack_command
+from rhe_parties.cli.auditing import audit_command
 from rhe_parties.cli.bench_head import head_command
 from rhe_parties.cli.bench_reconstruct import reconstruct_command
 from rhe_parties.cli.bench_shadows import shadows_command
@@ -34,6 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("attack")(attack_command)
+app.command("audit")(audit_command)
 app.command("fuzz")(fuzz_command)
 app.command("list")(list_command)
 bench.command("head")(head_command)

@@ -42,8 +42,9 @@ from rhe_parties.messages.public import export_public
 from rhe_parties.messages.setups import MAX_IMAGES, NOISE_CLOSES, NOISE_IGNORED
 from rhe_parties.parties.base import Asker, Party
 from rhe_parties.parties.budgets import Budgets
-from rhe_parties.parties.canaries import Canaries
+from rhe_parties.parties.canaries import Canaries, Canary
 from rhe_parties.parties.open_requests import MAX_OPEN, OpenRequest, OpenRequests
+from rhe_parties.parties.recent import UsedIds
 from rhe_parties.parties.release import RAW_SCHEME, Release
 from rhe_parties.threat.model import DATA_OWNER, KEY_HOLDER, LABORATORY, MODEL_HOST
 from rhe_parties.types import AnyArray
@@ -77,6 +78,8 @@ class KeyHolder(Party):
             as every single refusal tells the reply's maker a bit of it; `refuse`: this reply is refused; `off`: none
             is, whatever it decrypts to.
         canaries: sends inputs with known classes along; a wrong one closes its head.
+        budgets: counts in place of `query_budget`, such as on disk.
+        used: remembers the ids of requests; None: the latest in memory.
 
     Raises:
         ParameterError: raw values shall go out, and the plan's scheme has none.
@@ -91,6 +94,8 @@ class KeyHolder(Party):
         max_images: int = MAX_IMAGES,
         noise_check: str = NOISE_CLOSES,
         canaries: Canaries | None = None,
+        budgets: Budgets | None = None,
+        used: UsedIds | None = None,
     ) -> None:
         super().__init__(KEY_HOLDER, run_id)
         self._noise_check = noise_check
@@ -103,9 +108,9 @@ class KeyHolder(Party):
         self._heads: dict[str, HeadNotice] = {}
         # Heads that nothing more is decided on, and why.
         self._stopped: dict[str, str] = {}
-        self._open = OpenRequests()
+        self._open = OpenRequests(used)
         self._rotation: _Rotation | None = None
-        self._budgets = Budgets(query_budget)
+        self._budgets = budgets if budgets is not None else Budgets(query_budget)
         self._canaries = canaries if canaries is not None else Canaries(None, 0.0)
         self._max_images = max_images
         self._handlers |= {
@@ -235,15 +240,18 @@ class KeyHolder(Party):
                 f"{batch} inputs in one request; at most {self._max_images} are allowed", FailureCode.OVERSIZED
             )
         self._check_raw(batch, head.classes)
-        self._budgets.count(envelope.sender, payload.head_id, batch)
+        with self._budgets.together():
+            self._budgets.count(envelope.sender, payload.head_id, batch)
+            canaries = self._canaries.due(head.canaries, batch)
+            self._open.use(payload.request_id, *(canary.request_id for canary in canaries))
         request = ClassifyRequest(payload.request_id, payload.head_id, payload.images, payload.features)
         sent = self.send(MODEL_HOST, request, cause=envelope)
         self._open.add(payload.request_id, OpenRequest(Asker.of(envelope), head, batch, sent.sequence))
-        return [sent, *self._canaries_for(head, batch), *self._forget_the_oldest()]
+        return [sent, *self._canary_requests(head, canaries), *self._forget_the_oldest()]
 
-    def _canaries_for(self, head: HeadNotice, images: int) -> list[Envelope]:
+    def _canary_requests(self, head: HeadNotice, canaries: list[Canary]) -> list[Envelope]:
         envelopes = []
-        for canary in self._canaries.due(head.canaries, images):
+        for canary in canaries:
             sent = self.send(MODEL_HOST, ClassifyRequest(canary.request_id, head.head_id, canary.image))
             request = OpenRequest(Asker(KEY_HOLDER, 0), head, 1, sent.sequence, canary.expected)
             self._open.add(canary.request_id, request)

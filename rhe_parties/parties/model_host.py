@@ -37,7 +37,7 @@ from rhe_parties.model.mlp import DeepHead
 from rhe_parties.parties.base import Asker, Party
 from rhe_parties.parties.gather import Gatherer
 from rhe_parties.parties.host_features import joint_features, saturated_shares
-from rhe_parties.parties.recent import RecentIds
+from rhe_parties.parties.recent import RecentIds, UsedIds
 from rhe_parties.threat.model import ADVERSARY, DATA_OWNER, KEY_HOLDER, MODEL_HOST
 from rhe_parties.types import FloatArray
 
@@ -103,6 +103,7 @@ class ModelHost(Party):
         clock: seconds on a clock that never goes back.
         evaluator: who multiplies the encrypted head; see `rhe_parties.he.evaluators`.
         corruption: where the adversary controls this host; None: it takes no orders.
+        used: remembers the ids of requests; None: the latest in memory.
     """
 
     def __init__(
@@ -113,6 +114,7 @@ class ModelHost(Party):
         clock: Callable[[], float] = time.monotonic,
         evaluator: str = "auto",
         corruption: Corruption | None = None,
+        used: UsedIds | None = None,
     ) -> None:
         super().__init__(MODEL_HOST, run_id)
         self._backbone = backbone
@@ -129,7 +131,7 @@ class ModelHost(Party):
         # Heads dropped because their key was replaced: id -> that key's fingerprint.
         self._retired: dict[str, str] = {}
         self._waiting: list[Envelope] = []
-        self._taken = RecentIds()
+        self._taken: UsedIds = used if used is not None else RecentIds()
         # Latest gathered replies by their number: should the key holder refuse one, its requests are answered singly.
         self._sent: OrderedDict[int, list[_Held]] = OrderedDict()
         self._handlers |= {
