@@ -24,6 +24,7 @@ __all__ = [
     "SchemeError",
     "TransportError",
     "UserError",
+    "VaultError",
     "nearest",
     "unknown_name",
 ]
@@ -66,6 +67,10 @@ class DataError(UserError):
 
 class PluginError(UserError):
     """An adversary or defence of somebody else's could not be loaded."""
+
+
+class VaultError(UserError):
+    """A folder of kept keys or a passphrase is missing, wrong, damaged, in use or open to others."""
 
 
 class ProtocolError(RheError):
