@@ -30,12 +30,23 @@ from rhe_parties.he.plan import HeadPlan
 from rhe_parties.he.scheme import KeyCustody, PublicMaterial, custody_of, fresh_keys, public_material
 from rhe_parties.he.seal_format import OBJECT_HEADER_BYTES, object_size
 
-__all__ = ["sealed_custody", "unsealed_custody"]
+__all__ = ["check_sealable", "sealed_custody", "unsealed_custody"]
 
 _PURPOSE = b"rhe_parties sealed key 1"
 _LENGTH_BYTES = 8
 _PARTS = 4
 _SEALABLE = ("bfv", "ckks")
+
+
+def check_sealable(plan: HeadPlan) -> None:
+    """Raise unless the plan's scheme has a secret key.
+
+    Raises:
+        ParameterError: it is `plain`.
+    """
+    if plan.scheme not in _SEALABLE:
+        allowed = ", ".join(_SEALABLE)
+        raise ParameterError(f"scheme {plan.scheme!r} has no secret key that could be sealed (allowed: {allowed})")
 
 
 def sealed_custody(
@@ -52,10 +63,7 @@ def sealed_custody(
         ParameterError: the scheme has no secret key (`plain`) or no noise check that could be left out, or this system
             has no files in memory.
     """
-    if plan.scheme not in _SEALABLE:
-        raise ParameterError(
-            f"scheme {plan.scheme!r} has no secret key that could be sealed (allowed: {', '.join(_SEALABLE)})"
-        )
+    check_sealable(plan)
     with _in_memory() as (opened, opened_path), _in_memory() as (sealed, sealed_path):
         secret, public = fresh_keys(plan)
         secret.save(opened_path)
