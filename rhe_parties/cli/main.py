@@ -20,6 +20,7 @@ from rhe_parties.cli.bench_shadows import shadows_command
 from rhe_parties.cli.benching import bench
 from rhe_parties.cli.certificates import certificates
 from rhe_parties.cli.fuzzing import fuzz_command
+from rhe_parties.cli.keys import keys
 from rhe_parties.cli.listing import list_command
 from rhe_parties.cli.planning import plan_command
 from rhe_parties.cli.sweeping import sweep_command
@@ -43,6 +44,7 @@ bench.command("reconstruct")(reconstruct_command)
 bench.command("shadows")(shadows_command)
 app.add_typer(bench)
 app.add_typer(certificates)
+app.add_typer(keys)
 app.command("plan")(plan_command)
 app.command("sweep")(sweep_command)
 
