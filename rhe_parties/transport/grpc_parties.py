@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any
 
 import grpc
 
@@ -73,9 +72,11 @@ class GrpcTransport(Transport):
     ) -> list[bytes]:
         """See `Transport.deliver`."""
         process = self._seated(party)
-        call = process.deliver(pieces_of(data), timeout=timeout_seconds)
+        pieces = pieces_of(data)
         with self._translated(party, timeout_seconds):
-            return list(joined(call)) if progress is None else _watched(process, call, progress)
+            if progress is None:
+                return list(joined(process.deliver(pieces, timeout=timeout_seconds)))
+            return _watched(process, pieces, timeout_seconds, progress)
 
     def collect(self, party: str, timeout_seconds: float) -> tuple[list[bytes], float | None]:
         """See `Transport.collect`."""
@@ -114,8 +115,11 @@ class GrpcTransport(Transport):
         return "one process per party on this machine (grpc)"
 
 
-def _watched(process: SeatProcess, call: Any, progress: ProgressCallback) -> list[bytes]:
-    """The envelopes that come of a call, and meanwhile what the party says of its progress, on the caller's thread."""
+def _watched(
+    process: SeatProcess, pieces: Iterator[bytes], timeout_seconds: float, progress: ProgressCallback
+) -> list[bytes]:
+    """Deliver, and meanwhile tell what the party says of its progress, on the caller's thread."""
+    call = process.deliver(pieces, timeout=timeout_seconds)
     with ThreadPoolExecutor(1) as reader:
         answer = reader.submit(lambda: list(joined(call)))
         try:

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2
 
 from rhe_parties.errors import TransportError
 from rhe_parties.messages.frames import SERVICES
@@ -57,11 +57,11 @@ class SeatProcess:
                 raise TransportError(party, f"cannot start a process for {party}: {error.strerror}") from error
         self._channel = grpc.insecure_channel(f"unix:{self._socket}", options=SIZE_LIMITS)
         seat = f"/{SERVICES['Seat']}/"
-        self.seat = self._channel.stream_unary(seat + "Seat")
-        self.deliver = self._channel.stream_stream(seat + "Deliver")
-        self.collect = self._channel.unary_stream(seat + "Collect")
-        self.next_due = self._channel.unary_unary(seat + "NextDue")
-        self.progress = self._channel.unary_unary(seat + "Progress")
+        self.seat: grpc.StreamUnaryMultiCallable[bytes, bytes] = self._channel.stream_unary(seat + "Seat")
+        self.deliver: grpc.StreamStreamMultiCallable[bytes, bytes] = self._channel.stream_stream(seat + "Deliver")
+        self.collect: grpc.UnaryStreamMultiCallable[bytes, bytes] = self._channel.unary_stream(seat + "Collect")
+        self.next_due: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(seat + "NextDue")
+        self.progress: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(seat + "Progress")
 
     @property
     def pid(self) -> int:
@@ -74,7 +74,11 @@ class SeatProcess:
         Raises:
             TransportError: it ended, or does not serve by then, `timeout_seconds` after it was asked to.
         """
-        check = health_pb2_grpc.HealthStub(self._channel).Check
+        check = self._channel.unary_unary(
+            f"/{health.SERVICE_NAME}/Check",
+            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+            response_deserializer=health_pb2.HealthCheckResponse.FromString,
+        )
         while not self._ready:
             if self._process.poll() is not None:
                 raise TransportError(self.party, f"{self.party} did not start: its process ended {self._how()}")

@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
@@ -40,9 +40,9 @@ class _Seat:
         # One piece of work at a time, always on the same thread: torch keeps workers for each thread that it serves.
         self._desk = ThreadPoolExecutor(1, "party")
 
-    def service(self) -> Any:
+    def service(self) -> grpc.GenericRpcHandler:
         """The handlers by method."""
-        methods = {
+        methods: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
             "Seat": grpc.stream_unary_rpc_method_handler(self.seat),
             "Deliver": grpc.stream_stream_rpc_method_handler(self.deliver),
             "Collect": grpc.unary_stream_rpc_method_handler(self.collect),
@@ -51,7 +51,7 @@ class _Seat:
         }
         return grpc.method_handlers_generic_handler(SERVICES["Seat"], methods)
 
-    def seat(self, pieces: Iterator[bytes], _context: Any) -> bytes:
+    def seat(self, pieces: Iterator[bytes], _context: grpc.ServicerContext) -> bytes:
         """Build the party; whatever its set-up raises is told, and then nobody is seated."""
         setup = b"".join(joined(pieces))
         return encode_outcome(self._desk.submit(self._build, setup).result())
@@ -64,22 +64,22 @@ class _Seat:
             return Outcome.of(error)
         return Outcome()
 
-    def deliver(self, pieces: Iterator[bytes], _context: Any) -> Iterator[bytes]:
+    def deliver(self, pieces: Iterator[bytes], _context: grpc.ServicerContext) -> Iterator[bytes]:
         """Let the party handle one envelope."""
         received = list(joined(pieces))
         if len(received) != 1:
             raise MessageError(FailureCode.MALFORMED, f"{len(received)} envelopes in one delivery")
         return _in_pieces(self._ask(lambda party: party.handle_bytes(received[0])))
 
-    def collect(self, _request: bytes, _context: Any) -> Iterator[bytes]:
+    def collect(self, _request: bytes, _context: grpc.ServicerContext) -> Iterator[bytes]:
         """What the party held back and is due."""
         return _in_pieces(self._ask(lambda party: party.collect()))
 
-    def next_due(self, _request: bytes, _context: Any) -> bytes:
+    def next_due(self, _request: bytes, _context: grpc.ServicerContext) -> bytes:
         """Seconds until the party has something due."""
         return encode_due(self._ask(lambda party: party.due()))
 
-    def progress(self, _request: bytes, _context: Any) -> bytes:
+    def progress(self, _request: bytes, _context: grpc.ServicerContext) -> bytes:
         """How far the strategy at an adversary's seat is; asked while it works."""
         state = getattr(self._party, "progress", None)
         return encode_progress(state.fraction, state.text) if state is not None else encode_progress(0.0, "")
@@ -98,7 +98,7 @@ def _in_pieces(envelopes: list[bytes]) -> Iterator[bytes]:
         yield from chunks(data)
 
 
-def serve(socket: str) -> Any:
+def serve(socket: str) -> grpc.Server:
     """Start serving an empty seat on the Unix socket at path `socket`; returns the server."""
     server = grpc.server(ThreadPoolExecutor(_HANDLERS, "seat"), options=SIZE_LIMITS)
     server.add_generic_rpc_handlers((_Seat().service(),))
