@@ -59,6 +59,9 @@ OutFolder = Annotated[
     Path | None, typer.Option("--out", help="Folder for the results (default: a new one below runs/).")
 ]
 Address = Annotated[str | None, typer.Option("--address", help="A running Ray cluster to join.")]
+TransportName = Annotated[
+    str | None, typer.Option("--transport", help="What carries the messages: ray, grpc or local; as -p transport=.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the record instead of the table.")]
 
 
@@ -68,13 +71,15 @@ def run_command(
     parameter: Assignments = None,
     parameters: ParameterFile = None,
     out: OutFolder = None,
+    transport: TransportName = None,
     address: Address = None,
     json: AsJson = False,
 ) -> None:
     """Run a scenario: table here; record.json, report.html and transcript.binpb in the folder."""
     from rhe_parties.cli.running import run_scenario
 
-    run_scenario(scenario, parameter or [], parameters, out, address, json)
+    flags = {"transport": transport, "address": address}
+    run_scenario(scenario, parameter or [], parameters, out, flags, json)
 
 
 @app.command("report")
