@@ -25,6 +25,7 @@ __all__ = [
     "SchemeError",
     "TransportError",
     "UserError",
+    "VaultError",
     "nearest",
     "unknown_name",
 ]
@@ -72,6 +73,10 @@ class CredentialsError(UserError):
 
 class PluginError(UserError):
     """An adversary or defence of somebody else's could not be loaded."""
+
+
+class VaultError(UserError):
+    """A folder of kept keys or a passphrase is missing, wrong, damaged, in use or open to others."""
 
 
 class ProtocolError(RheError):

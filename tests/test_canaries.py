@@ -82,7 +82,7 @@ def test_whoever_cheats_on_a_share_of_everything_is_found_out(parties: dict[str,
             cheats = not own and generator.random() < share
             for response in [_wrong(parties, request)] if cheats else parties[MODEL_HOST].handle(request):
                 holder.handle(response)
-    assert ("victim-0000" in holder._stopped) == (share > 0)
+    assert ("victim-0000" in holder._known._stopped) == (share > 0)
 
 
 def test_who_cheats_only_where_asked_to_by_its_own_client_is_not() -> None:

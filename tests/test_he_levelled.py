@@ -60,7 +60,7 @@ class _Setting:
 
     def __init__(self, plan: HeadPlan, layers: Layers) -> None:
         self.plan, self.layers = plan, layers
-        self.custody: LevelledCustody = levelled.make_custody(plan)
+        self.custody: LevelledCustody = levelled.custody_of(*levelled.fresh_keys(plan))
         self.head, self.unit = levelled.make_encryptor(self.custody.public).encrypt(*layers[-1], layers[:-1])
         self.evaluator: LevelledEvaluator = levelled.make_evaluator(self.custody.public, self.head)
 
@@ -247,7 +247,7 @@ def test_slots_without_a_logit_are_masked(two: _Setting) -> None:
 
 
 def test_foreign_keys_and_tampered_replies(two: _Setting) -> None:
-    other = levelled.make_custody(two.plan)
+    other = levelled.custody_of(*levelled.fresh_keys(two.plan))
     reply, _ = two.evaluator.evaluate(np.ones((1, 20)) / 9)
     with pytest.raises(SchemeError, match="another key") as caught:
         other.decrypt(reply)

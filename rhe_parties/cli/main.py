@@ -20,6 +20,7 @@ from rhe_parties.cli.bench_shadows import shadows_command
 from rhe_parties.cli.benching import bench
 from rhe_parties.cli.certificates import certificates
 from rhe_parties.cli.fuzzing import fuzz_command
+from rhe_parties.cli.keys import keys
 from rhe_parties.cli.listing import list_command
 from rhe_parties.cli.planning import plan_command
 from rhe_parties.cli.sweeping import sweep_command
@@ -43,6 +44,7 @@ bench.command("reconstruct")(reconstruct_command)
 bench.command("shadows")(shadows_command)
 app.add_typer(bench)
 app.add_typer(certificates)
+app.add_typer(keys)
 app.command("plan")(plan_command)
 app.command("sweep")(sweep_command)
 
@@ -57,6 +59,9 @@ OutFolder = Annotated[
     Path | None, typer.Option("--out", help="Folder for the results (default: a new one below runs/).")
 ]
 Address = Annotated[str | None, typer.Option("--address", help="A running Ray cluster to join.")]
+TransportName = Annotated[
+    str | None, typer.Option("--transport", help="What carries the messages: ray, grpc or local; as -p transport=.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the record instead of the table.")]
 
 
@@ -66,13 +71,15 @@ def run_command(
     parameter: Assignments = None,
     parameters: ParameterFile = None,
     out: OutFolder = None,
+    transport: TransportName = None,
     address: Address = None,
     json: AsJson = False,
 ) -> None:
     """Run a scenario: table here; record.json, report.html and transcript.binpb in the folder."""
     from rhe_parties.cli.running import run_scenario
 
-    run_scenario(scenario, parameter or [], parameters, out, address, json)
+    flags = {"transport": transport, "address": address}
+    run_scenario(scenario, parameter or [], parameters, out, flags, json)
 
 
 @app.command("report")

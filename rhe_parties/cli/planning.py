@@ -16,13 +16,32 @@ from rhe_parties.errors import ParameterError
 from rhe_parties.he.plan import HeadPlan
 from rhe_parties.he.planner import Candidate, plan_head, predicted_microseconds, weigh
 
-__all__ = ["Classes", "Features", "Hidden", "parse_hidden", "plan_command"]
+__all__ = [
+    "Batch",
+    "Classes",
+    "FeatureNorm",
+    "Features",
+    "Hidden",
+    "LogitError",
+    "Scheme",
+    "Security",
+    "parse_hidden",
+    "plan_command",
+]
 
 _SHOWN = 8
 
 Features = Annotated[int, typer.Option("--features", help="Features D that the head takes.")]
 Classes = Annotated[int, typer.Option("--classes", help="Classes K.")]
 Hidden = Annotated[str, typer.Option("--hidden", help="Widths of hidden square layers, such as 8 or 16,8.")]
+
+Batch = Annotated[int, typer.Option("--batch", help="Inputs per request that the layout is made for.")]
+LogitError = Annotated[
+    float | None, typer.Option("--logit-error", help="Relative error of the logits that is still fine.")
+]
+Security = Annotated[int, typer.Option("--security", help="128, 192 or 256 bits.")]
+Scheme = Annotated[str | None, typer.Option("--scheme", help="bfv, ckks or plain (default: the cheaper).")]
+FeatureNorm = Annotated[float, typer.Option("--feature-norm", help="Public bound of a feature vector's length.")]
 
 
 def parse_hidden(text: str) -> tuple[int, ...]:
@@ -41,15 +60,11 @@ def plan_command(
     features: Features,
     classes: Classes,
     hidden: Hidden = "",
-    batch: Annotated[int, typer.Option("--batch", help="Inputs per request that the layout is made for.")] = 1,
-    logit_error: Annotated[
-        float | None, typer.Option("--logit-error", help="Relative error of the logits that is still fine.")
-    ] = None,
-    security: Annotated[int, typer.Option("--security", help="128, 192 or 256 bits.")] = 128,
-    scheme: Annotated[str | None, typer.Option("--scheme", help="bfv, ckks or plain (default: the cheaper).")] = None,
-    feature_norm: Annotated[
-        float, typer.Option("--feature-norm", help="Public bound of a feature vector's length.")
-    ] = 16.0,
+    batch: Batch = 1,
+    logit_error: LogitError = None,
+    security: Security = 128,
+    scheme: Scheme = None,
+    feature_norm: FeatureNorm = 16.0,
     json: Annotated[bool, typer.Option("--json", help="Print plan and alternatives as JSON.")] = False,
 ) -> None:
     """Plan an encrypted head: parameters, bytes, noise margin, and why the alternatives lost."""

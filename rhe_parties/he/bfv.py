@@ -39,8 +39,9 @@ __all__ = [
     "BfvCustody",
     "BfvEncryptor",
     "BfvEvaluator",
+    "custody_of",
+    "fresh_keys",
     "head_residues",
-    "make_custody",
     "make_encryptor",
     "make_evaluator",
 ]
@@ -50,19 +51,18 @@ class BfvCustody(NoCopies):
     """Key holder's side: the secret lives inside SEAL's decryptor, which has no way to read it out.
 
     Args:
-        plan: of the encrypted head.
+        secret: SEAL's secret key; the caller keeps none.
+        public: plan and public key that belong to it.
         noise_check: whether replies noisier than honest ones are refused; without, they are rounded to some logit.
     """
 
     __slots__ = ("__decryptor", "_context", "_public", "_tolerance")
 
-    def __init__(self, plan: HeadPlan, noise_check: bool = True) -> None:
-        self._context = context = sealio.plan_context(plan)
-        generator = sealapi.KeyGenerator(context)
-        public_key = sealapi.PublicKey()
-        generator.create_public_key(public_key)
-        self.__decryptor = sealapi.Decryptor(context, generator.secret_key())
-        self._public = public_material(plan, sealio.to_bytes(public_key))
+    def __init__(self, secret: Any, public: PublicMaterial, noise_check: bool = True) -> None:
+        plan = public.plan
+        self._context = sealio.plan_context(plan)
+        self.__decryptor = sealapi.Decryptor(self._context, secret)
+        self._public = public
         # The bound on honest noise, in the units of 1/2^52 that decryption shows.
         honest = math.ceil(2.0 ** (plan.noise_bits + FINE_BITS) / plan.prime) + 1
         self._tolerance = honest if noise_check else 1 << FINE_BITS
@@ -195,9 +195,17 @@ class BfvEvaluator:
         return LogitCiphertexts(tuple(map(sealio.with_checksum, replies)), len(given)), saturated
 
 
-def make_custody(plan: HeadPlan, noise_check: bool = True) -> BfvCustody:
-    """See `scheme.make_custody`."""
-    return BfvCustody(plan, noise_check)
+def fresh_keys(plan: HeadPlan) -> tuple[Any, PublicMaterial]:
+    """See `scheme.fresh_keys`."""
+    generator = sealapi.KeyGenerator(sealio.plan_context(plan))
+    public_key = sealapi.PublicKey()
+    generator.create_public_key(public_key)
+    return generator.secret_key(), public_material(plan, sealio.to_bytes(public_key))
+
+
+def custody_of(secret: Any, public: PublicMaterial, noise_check: bool = True) -> BfvCustody:
+    """See `scheme.custody_of`."""
+    return BfvCustody(secret, public, noise_check)
 
 
 def make_encryptor(public: PublicMaterial) -> BfvEncryptor:

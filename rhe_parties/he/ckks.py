@@ -41,9 +41,10 @@ __all__ = [
     "CkksCustody",
     "CkksEncryptor",
     "CkksEvaluator",
+    "custody_of",
+    "fresh_keys",
     "load_head",
     "load_reply",
-    "make_custody",
     "make_encryptor",
     "make_evaluator",
 ]
@@ -110,19 +111,20 @@ def _checked(plan: HeadPlan, context: Any, data: bytes, primes: int) -> Any:
 
 
 class CkksCustody(NoCopies):
-    """Key holder's side: the secret lives inside SEAL's decryptor, which has no way to read it out."""
+    """Key holder's side: the secret lives inside SEAL's decryptor, which has no way to read it out.
+
+    Args:
+        secret: SEAL's secret key; the caller keeps none.
+        public: plan, public key and Galois keys that belong to it.
+    """
 
     __slots__ = ("__decryptor", "_context", "_encoder", "_public")
 
-    def __init__(self, plan: HeadPlan) -> None:
-        self._context = context = _context(plan)
-        self._encoder = sealapi.CKKSEncoder(context)
-        generator = sealapi.KeyGenerator(context)
-        public_key, galois_keys = sealapi.PublicKey(), sealapi.GaloisKeys()
-        generator.create_public_key(public_key)
-        generator.create_galois_keys(galois_keys)
-        self.__decryptor = sealapi.Decryptor(context, generator.secret_key())
-        self._public = public_material(plan, sealio.to_bytes(public_key), sealio.to_bytes(galois_keys))
+    def __init__(self, secret: Any, public: PublicMaterial) -> None:
+        self._context = _context(public.plan)
+        self._encoder = sealapi.CKKSEncoder(self._context)
+        self.__decryptor = sealapi.Decryptor(self._context, secret)
+        self._public = public
 
     def __repr__(self) -> str:
         return f"CkksCustody(fingerprint={self._public.fingerprint[:16]!r})"
@@ -231,9 +233,19 @@ class CkksEvaluator:
         return LogitCiphertexts(tuple(replies), len(values)), saturated
 
 
-def make_custody(plan: HeadPlan) -> CkksCustody:
-    """See `scheme.make_custody`."""
-    return CkksCustody(plan)
+def fresh_keys(plan: HeadPlan) -> tuple[Any, PublicMaterial]:
+    """See `scheme.fresh_keys`."""
+    generator = sealapi.KeyGenerator(_context(plan))
+    public_key, galois_keys = sealapi.PublicKey(), sealapi.GaloisKeys()
+    generator.create_public_key(public_key)
+    generator.create_galois_keys(galois_keys)
+    public = public_material(plan, sealio.to_bytes(public_key), sealio.to_bytes(galois_keys))
+    return generator.secret_key(), public
+
+
+def custody_of(secret: Any, public: PublicMaterial) -> CkksCustody:
+    """See `scheme.custody_of`."""
+    return CkksCustody(secret, public)
 
 
 def make_encryptor(public: PublicMaterial) -> CkksEncryptor:

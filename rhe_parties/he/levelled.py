@@ -38,7 +38,8 @@ __all__ = [
     "LevelledCustody",
     "LevelledEncryptor",
     "LevelledEvaluator",
-    "make_custody",
+    "custody_of",
+    "fresh_keys",
     "make_encryptor",
     "make_evaluator",
 ]
@@ -106,21 +107,19 @@ def _rotation_elements(layout: LevelledLayout) -> list[int]:
 
 
 class LevelledCustody(NoCopies):
-    """Key holder's side: the secret lives inside SEAL's decryptor, which has no way to read it out."""
+    """Key holder's side: the secret lives inside SEAL's decryptor, which has no way to read it out.
+
+    Args:
+        secret: SEAL's secret key; the caller keeps none.
+        public: plan, public key, and relinearisation and Galois keys that belong to it.
+    """
 
     __slots__ = ("__decryptor", "_chain", "_public")
 
-    def __init__(self, plan: HeadPlan) -> None:
-        self._chain = chain = _Chain(plan)
-        generator = sealapi.KeyGenerator(chain.context)
-        public_key, galois, relinearisation = sealapi.PublicKey(), sealapi.GaloisKeys(), sealapi.RelinKeys()
-        generator.create_public_key(public_key)
-        generator.create_galois_keys(_rotation_elements(chain.layout), galois)
-        generator.create_relin_keys(relinearisation)
-        self.__decryptor = sealapi.Decryptor(chain.context, generator.secret_key())
-        keys = [sealio.to_bytes(value) for value in (relinearisation, galois)]
-        evaluation = struct.pack("<Q", len(keys[0])) + b"".join(keys)
-        self._public = public_material(plan, sealio.to_bytes(public_key), evaluation)
+    def __init__(self, secret: Any, public: PublicMaterial) -> None:
+        self._chain = _Chain(public.plan)
+        self.__decryptor = sealapi.Decryptor(self._chain.context, secret)
+        self._public = public
 
     def __repr__(self) -> str:
         return f"LevelledCustody(fingerprint={self._public.fingerprint[:16]!r})"
@@ -328,9 +327,22 @@ def _load_keys(chain: _Chain, data: bytes) -> tuple[Any, Any]:
     return relinearisation, galois
 
 
-def make_custody(plan: HeadPlan) -> LevelledCustody:
-    """See `scheme.make_custody`."""
-    return LevelledCustody(plan)
+def fresh_keys(plan: HeadPlan) -> tuple[Any, PublicMaterial]:
+    """See `scheme.fresh_keys`."""
+    chain = _Chain(plan)
+    generator = sealapi.KeyGenerator(chain.context)
+    public_key, galois, relinearisation = sealapi.PublicKey(), sealapi.GaloisKeys(), sealapi.RelinKeys()
+    generator.create_public_key(public_key)
+    generator.create_galois_keys(_rotation_elements(chain.layout), galois)
+    generator.create_relin_keys(relinearisation)
+    keys = [sealio.to_bytes(value) for value in (relinearisation, galois)]
+    evaluation = struct.pack("<Q", len(keys[0])) + b"".join(keys)
+    return generator.secret_key(), public_material(plan, sealio.to_bytes(public_key), evaluation)
+
+
+def custody_of(secret: Any, public: PublicMaterial) -> LevelledCustody:
+    """See `scheme.custody_of`."""
+    return LevelledCustody(secret, public)
 
 
 def make_encryptor(public: PublicMaterial) -> LevelledEncryptor:

@@ -30,7 +30,8 @@ __all__ = [
     "PlainCustody",
     "PlainEncryptor",
     "PlainEvaluator",
-    "make_custody",
+    "custody_of",
+    "fresh_keys",
     "make_encryptor",
     "make_evaluator",
     "read_polynomial",
@@ -64,8 +65,8 @@ class PlainCustody(NoCopies):
 
     __slots__ = ("_public",)
 
-    def __init__(self, plan: HeadPlan) -> None:
-        self._public = public_material(plan, secrets.token_bytes(_TAG_BYTES))
+    def __init__(self, public: PublicMaterial) -> None:
+        self._public = public
 
     def __repr__(self) -> str:
         return f"PlainCustody(fingerprint={self._public.fingerprint[:16]!r})"
@@ -126,9 +127,15 @@ class PlainEvaluator:
         return LogitCiphertexts(tuple(replies), len(integers)), saturated
 
 
-def make_custody(plan: HeadPlan) -> PlainCustody:
-    """See `scheme.make_custody`."""
-    return PlainCustody(plan)
+def fresh_keys(plan: HeadPlan) -> tuple[None, PublicMaterial]:
+    """See `scheme.fresh_keys`; there is no secret."""
+    return None, public_material(plan, secrets.token_bytes(_TAG_BYTES))
+
+
+def custody_of(secret: None, public: PublicMaterial) -> PlainCustody:
+    """See `scheme.custody_of`."""
+    del secret
+    return PlainCustody(public)
 
 
 def make_encryptor(public: PublicMaterial) -> PlainEncryptor:

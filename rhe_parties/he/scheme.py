@@ -34,8 +34,10 @@ __all__ = [
     "check_head",
     "check_public",
     "check_reply",
+    "custody_of",
     "fingerprint",
     "framed_sha256",
+    "fresh_keys",
     "make_custody",
     "make_encryptor",
     "make_evaluator",
@@ -181,10 +183,32 @@ def make_custody(plan: HeadPlan, noise_check: bool = True) -> KeyCustody:
     Raises:
         ParameterError: the scheme is unknown, or it has no noise check that could be left out.
     """
-    if not noise_check and plan.scheme != NOISE_CHECKED:
-        raise ParameterError(f"scheme {plan.scheme!r} has no noise check to leave out (allowed: {NOISE_CHECKED!r})")
+    return custody_of(*fresh_keys(plan), noise_check)
+
+
+def fresh_keys(plan: HeadPlan) -> tuple[Any, PublicMaterial]:
+    """A new secret key, SEAL's own object (None under `plain`), and what is published of it.
+
+    For this module and `sealed` alone: everybody else has a custody, which shows no secret.
+
+    Raises:
+        ParameterError: the scheme is unknown.
+    """
+    keys: tuple[Any, PublicMaterial] = _module(plan).fresh_keys(plan)
+    return keys
+
+
+def custody_of(secret: Any, public: PublicMaterial, noise_check: bool = True) -> KeyCustody:
+    """The custody of a secret key; for this module and `sealed` alone.
+
+    Raises:
+        ParameterError: the scheme is unknown, or it has no noise check that could be left out.
+    """
+    scheme = public.plan.scheme
+    if not noise_check and scheme != NOISE_CHECKED:
+        raise ParameterError(f"scheme {scheme!r} has no noise check to leave out (allowed: {NOISE_CHECKED!r})")
     options = {} if noise_check else {"noise_check": False}
-    custody: KeyCustody = _module(plan).make_custody(plan, **options)
+    custody: KeyCustody = _module(public.plan).custody_of(secret, public, **options)
     return custody
 
 

@@ -25,9 +25,11 @@ from rhe_parties.errors import FailureCode, SchemeError
 
 __all__ = [
     "CIPHERTEXT_OVERHEAD",
+    "OBJECT_HEADER_BYTES",
     "PARMS_ID_BYTES",
     "VERSION",
     "check_frame",
+    "object_size",
     "object_version",
     "read_ciphertext",
     "write_ciphertext",
@@ -43,6 +45,7 @@ CIPHERTEXT_OVERHEAD = 97
 PARMS_ID_BYTES = 32
 
 _HEADER = struct.Struct("<HBBBBHQ")
+OBJECT_HEADER_BYTES = _HEADER.size
 _FIELDS = struct.Struct("<BQQQdQ")
 _WORDS = struct.Struct("<Q")
 _MAGIC, _MAJOR, _NO_COMPRESSION, _ZSTD = 0xA15E, 4, 0, 2
@@ -128,9 +131,24 @@ def object_version(data: bytes) -> tuple[int, int]:
     Raises:
         SchemeError: (BAD_CIPHERTEXT) no SEAL object.
     """
-    if len(data) < _HEADER.size or int.from_bytes(data[:2], "little") != _MAGIC:
-        raise SchemeError(FailureCode.BAD_CIPHERTEXT, f"{len(data)} bytes are no SEAL object")
+    _require_object(data, FailureCode.BAD_CIPHERTEXT)
     return data[3], data[4]
+
+
+def object_size(start: bytes, code: FailureCode) -> int:
+    """Bytes of a whole saved object, by its first `OBJECT_HEADER_BYTES`.
+
+    Raises:
+        SchemeError: (`code`) no SEAL object.
+    """
+    _require_object(start, code)
+    size: int = _HEADER.unpack_from(start)[-1]
+    return size
+
+
+def _require_object(data: bytes, code: FailureCode) -> None:
+    if len(data) < _HEADER.size or int.from_bytes(data[:2], "little") != _MAGIC:
+        raise SchemeError(code, f"{len(data)} bytes are no SEAL object")
 
 
 def check_frame(data: bytes, content: int, what: str, code: FailureCode = FailureCode.BAD_CIPHERTEXT) -> None:

@@ -2,7 +2,7 @@
 
 `tenseal.sealapi` saves and loads by file path only, so the bytes pass through a file in memory that has no
 name (or, where the system has none, a file in a private temporary folder). The key holder's secret key never
-passes through here; what `load_secret` reads is a key that an adversary found.
+passes through here (see `sealed`); what `load_secret` reads is a key that an adversary found.
 
 Before SEAL decompresses anything its frame is checked by `seal_format`.
 
@@ -20,6 +20,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from io import FileIO
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ import numpy.typing as npt
 import tenseal.sealapi as sealapi
 
 from rhe_parties.errors import FailureCode, SchemeError
+from rhe_parties.he.memory_file import memory_file
 from rhe_parties.he.plan import FINE_BITS, HeadPlan
 from rhe_parties.he.seal_format import (
     CIPHERTEXT_OVERHEAD,
@@ -69,15 +71,13 @@ class _Scratch:
     def __init__(self) -> None:
         self.owner = os.getpid()
         self._folder: tempfile.TemporaryDirectory[str] | None = None
-        if hasattr(os, "memfd_create"):
-            self._file = os.fdopen(os.memfd_create("seal", os.MFD_CLOEXEC), "r+b", buffering=0)
-            self.path = f"/proc/self/fd/{self._file.fileno()}"
-            if os.path.exists(self.path):
-                return
-            self._file.close()
+        found = memory_file("seal")
+        if found is not None:
+            self._file, self.path = found
+            return
         self._folder = tempfile.TemporaryDirectory(prefix="seal-")
         self.path = os.path.join(self._folder.name, "object")
-        self._file = open(self.path, "w+b", buffering=0)  # noqa: SIM115 - lives as long as this object
+        self._file = FileIO(self.path, "w+b")
 
     def write(self, data: bytes) -> None:
         self._file.seek(0)

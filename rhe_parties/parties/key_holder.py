@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from rhe_parties.he.scheme import KeyCustody, LogitCiphertexts, make_custody
 from rhe_parties.he.tag import tag_holds
 from rhe_parties.messages import Envelope
 from rhe_parties.messages.checks import empty
+from rhe_parties.messages.key_state import decode_state, encode_state
 from rhe_parties.messages.payloads import (
     AdmitClient,
     AskDecisions,
@@ -43,27 +44,21 @@ from rhe_parties.messages.setups import MAX_IMAGES, NOISE_CLOSES, NOISE_IGNORED
 from rhe_parties.parties.base import Asker, Party
 from rhe_parties.parties.budgets import Budgets
 from rhe_parties.parties.canaries import Canaries, Canary
+from rhe_parties.parties.known_heads import KnownHeads
 from rhe_parties.parties.open_requests import MAX_OPEN, OpenRequest, OpenRequests
 from rhe_parties.parties.recent import UsedIds
 from rhe_parties.parties.release import RAW_SCHEME, Release
 from rhe_parties.threat.model import DATA_OWNER, KEY_HOLDER, LABORATORY, MODEL_HOST
 from rhe_parties.types import AnyArray
 
-__all__ = ["KeyHolder"]
+__all__ = ["KeyHolder", "Keys"]
 
-MAX_KNOWN_HEADS = 65_536
+#: Makes keys for a plan, with or without a noise check, as `make_custody` does; who keeps them puts them away first.
+Keys: TypeAlias = Callable[[HeadPlan, bool], KeyCustody]
 # Numbers of raw values in one decision, 8 bytes each.
 MAX_RAW_VALUES = 2**24
 # How far noise is bounded, in deviations.
 _DEVIATIONS = 6.0
-
-
-@dataclass
-class _Rotation:
-    asker: Asker
-    old: str
-    missing: set[str]
-    heads: int
 
 
 class KeyHolder(Party):
@@ -77,12 +72,14 @@ class KeyHolder(Party):
         noise_check: what happens on a reply noisier than honest ones: `close`: nothing more is decided under this key,
             as every single refusal tells the reply's maker a bit of it; `refuse`: this reply is refused; `off`: none
             is, whatever it decrypts to.
+        keys: where keys come from, the first ones and those of a rotation.
+        custody: keys to start with, for the same plan; None: new ones.
         canaries: sends inputs with known classes along; a wrong one closes its head.
         budgets: counts in place of `query_budget`, such as on disk.
         used: remembers the ids of requests; None: the latest in memory.
 
     Raises:
-        ParameterError: raw values shall go out, and the plan's scheme has none.
+        ParameterError: raw values shall go out, and the plan's scheme has none; or `custody` is for another plan.
     """
 
     def __init__(
@@ -93,23 +90,25 @@ class KeyHolder(Party):
         release: Release | None = None,
         max_images: int = MAX_IMAGES,
         noise_check: str = NOISE_CLOSES,
+        keys: Keys = make_custody,
+        custody: KeyCustody | None = None,
         canaries: Canaries | None = None,
         budgets: Budgets | None = None,
         used: UsedIds | None = None,
     ) -> None:
         super().__init__(KEY_HOLDER, run_id)
         self._noise_check = noise_check
-        self._custody: KeyCustody | None = None if plan is None else self._new_keys(plan)
-        # Why nothing is decided under this key any more; empty while it serves.
-        self._closed = ""
+        self._make_keys = keys
+        if custody is not None and custody.public.plan != plan:
+            raise ParameterError(f"the key {custody.public.fingerprint[:12]!r} is for another plan than the given one")
+        self._custody = custody
+        if custody is None and plan is not None:
+            self._custody = self._new_keys(plan)
         self._release = release if release is not None else Release()
         if self._release.raw and (plan is None or plan.scheme != RAW_SCHEME):
             raise ParameterError(f"release={self._release.name!r} is not allowed without scheme {RAW_SCHEME!r}")
-        self._heads: dict[str, HeadNotice] = {}
-        # Heads that nothing more is decided on, and why.
-        self._stopped: dict[str, str] = {}
+        self._known = KnownHeads()
         self._open = OpenRequests(used)
-        self._rotation: _Rotation | None = None
         self._budgets = budgets if budgets is not None else Budgets(query_budget)
         self._canaries = canaries if canaries is not None else Canaries(None, 0.0)
         self._max_images = max_images
@@ -130,7 +129,7 @@ class KeyHolder(Party):
     # ---- keys and heads ----------------------------------------------------------------------------------------
 
     def _new_keys(self, plan: HeadPlan) -> KeyCustody:
-        return make_custody(plan, self._noise_check != NOISE_IGNORED)
+        return self._make_keys(plan, self._noise_check != NOISE_IGNORED)
 
     def _keys(self) -> KeyCustody:
         if self._custody is None:
@@ -152,19 +151,17 @@ class KeyHolder(Party):
         self.require_sender(envelope, DATA_OWNER)
         if payload.encrypted:
             self._check_key(payload.key_fingerprint, f"head {payload.head_id[:64]!r} was encrypted")
-        if payload.head_id not in self._heads and len(self._heads) >= MAX_KNOWN_HEADS:
-            raise ProtocolError(FailureCode.REFUSED, f"{MAX_KNOWN_HEADS} heads are known, no more are taken")
-        self._heads[payload.head_id] = payload
-        return [self.answer(envelope, HeadReady(payload.head_id)), *self._rotated(payload.head_id)]
+        self._known.add(payload)
+        return [self.answer(envelope, HeadReady(payload.head_id)), *self._rotated()]
 
     def _on_revoke(self, envelope: Envelope, payload: RevokeHead) -> list[Envelope]:
         """What is under way for the head is refused; a rotation does not wait for it."""
         self.require_sender(envelope, DATA_OWNER)
-        known = self._heads.pop(payload.head_id, None) is not None
+        known = self._known.remove(payload.head_id)
         opened = self._open.where(lambda request: request.head.head_id == payload.head_id)
         error = ProtocolError(FailureCode.NOT_INSTALLED, f"head {payload.head_id[:64]!r} was revoked by its owner")
         replies = self._refused([self._close(request_id) for request_id in opened], error)
-        return [*replies, self.answer(envelope, HeadRevoked(payload.head_id, known)), *self._rotated(payload.head_id)]
+        return [*replies, self.answer(envelope, HeadRevoked(payload.head_id, known)), *self._rotated()]
 
     def _check_key(self, fingerprint: str, what: str) -> None:
         if fingerprint != self._keys().public.fingerprint:
@@ -176,30 +173,22 @@ class KeyHolder(Party):
         """New keys at once; the old ones are gone with everything that was under way under them."""
         self.require_sender(envelope, LABORATORY)
         old = self._keys().public
-        self._custody, self._closed = self._new_keys(old.plan), ""
+        self._custody = self._new_keys(old.plan)
         text = f"key {old.fingerprint[:12]!r} was replaced before the host's answer came"
         replies = self._give_up(SchemeError(FailureCode.WRONG_KEY, text))
-        missing = {head_id for head_id, head in self._heads.items() if head.encrypted}
-        for head_id in missing:
-            del self._heads[head_id]
-        if self._rotation is not None:
+        overtaken = self._known.replaced(old.fingerprint, Asker.of(envelope))
+        if overtaken is not None:
             error = ProtocolError(FailureCode.REFUSED, "another rotation overtook this one")
-            replies.append(self.refuse(self._rotation.asker, error))
-            missing |= self._rotation.missing
-        self._rotation = _Rotation(Asker.of(envelope), old.fingerprint, missing, len(missing))
+            replies.append(self.refuse(overtaken, error))
         material = self._custody.public
         replies += [self.send(party, material, cause=envelope) for party in (MODEL_HOST, DATA_OWNER)]
-        return [*replies, *self._rotated("")]
+        return [*replies, *self._rotated()]
 
     def _on_heads_renewed(self, envelope: Envelope, payload: HeadsRenewed) -> list[Envelope]:
         """A head that the owner does not have (any more) cannot be waited for."""
         self.require_sender(envelope, DATA_OWNER)
-        if self._rotation is None:
-            return []
-        gone = self._rotation.missing.difference(payload.head_ids)
-        self._rotation.missing -= gone
-        self._rotation.heads -= len(gone)
-        return self._rotated("")
+        self._known.renewed(payload.head_ids)
+        return self._rotated()
 
     def _give_up(self, error: ProtocolError) -> list[Envelope]:
         """Refuse everything that is under way under this key."""
@@ -210,16 +199,41 @@ class KeyHolder(Party):
         """The refusals to whoever waits; for a canary nobody does."""
         return [self.refuse(request.asker, error) for request in opened if request.expected < 0]
 
-    def _rotated(self, head_id: str) -> list[Envelope]:
-        """The end of a rotation, when `head_id` was the last head that it waited for."""
-        rotation = self._rotation
-        if rotation is None:
+    def _rotated(self) -> list[Envelope]:
+        """The end of a rotation, when it waits for no head any more."""
+        rotation = self._known.finished()
+        if rotation is None or rotation.asker is None:
             return []
-        rotation.missing.discard(head_id)
-        if rotation.missing:
-            return []
-        self._rotation = None
         return [self.answer(rotation.asker, KeyRotated(rotation.old, self.fingerprint, rotation.heads))]
+
+    # ---- kept while nothing is served --------------------------------------------------------------------------
+
+    @property
+    def revision(self) -> int:
+        """Counts the changes of what `state` gives, so that a server keeps it before it answers."""
+        return self._known.revision
+
+    def state(self) -> bytes:
+        """What is known of heads and of an open rotation, for `restore`; secret: it holds scales and tags of heads.
+
+        Neither keys nor budgets, used request ids or open requests are part of it.
+        """
+        return encode_state(self._known.state(self.run_id, self.fingerprint))
+
+    def restore(self, state: bytes) -> None:
+        """Take up what `state` gave; once, before anything is served.
+
+        Where the key is another by now, the encrypted heads of the state have to be encrypted and installed anew.
+
+        Raises:
+            ProtocolError: MALFORMED for damaged bytes, UNEXPECTED for the state of another run.
+        """
+        kept = decode_state(state)
+        if kept.run_id != self.run_id:
+            raise ProtocolError(
+                FailureCode.UNEXPECTED, f"state of run {kept.run_id[:64]!r}; this party serves run {self.run_id!r}"
+            )
+        self._known.restore(kept, self.fingerprint)
 
     # ---- asking ------------------------------------------------------------------------------------------------
 
@@ -232,7 +246,7 @@ class KeyHolder(Party):
 
     def _on_ask(self, envelope: Envelope, payload: AskDecisions) -> list[Envelope]:
         self.require_sender(envelope, LABORATORY, *self._budgets.clients)
-        head, batch = self._head(payload.head_id), payload.batch
+        head, batch = self._known.find(payload.head_id), payload.batch
         if self._open.known(payload.request_id):
             raise ProtocolError(FailureCode.REPLAY, f"request id {payload.request_id[:64]!r} was used before")
         if batch > self._max_images:
@@ -267,25 +281,6 @@ class KeyHolder(Party):
                 f"{batch} inputs in one request; at most {most} are allowed where raw values are released",
                 FailureCode.OVERSIZED,
             )
-
-    def _head(self, head_id: str) -> HeadNotice:
-        head = self._heads.get(head_id)
-        if head_id in self._stopped:
-            raise ProtocolError(FailureCode.REFUSED, f"head {head_id[:64]!r} is closed: {self._stopped[head_id]}")
-        if head is not None and head.encrypted and self._closed:
-            raise ProtocolError(FailureCode.REFUSED, self._closed)
-        if head is not None:
-            return head
-        if self._rotation is not None and head_id in self._rotation.missing:
-            raise SchemeError(
-                FailureCode.WRONG_KEY,
-                f"head {head_id[:64]!r} was encrypted for key {self._rotation.old[:12]!r}, which was replaced; "
-                "it is not installed anew",
-            )
-        raise ProtocolError(
-            FailureCode.NOT_INSTALLED,
-            f"head {head_id[:64]!r} is unknown to the key holder ({len(self._heads)} are known)",
-        )
 
     def _forget_the_oldest(self) -> list[Envelope]:
         overdue = self._open.overdue()
@@ -346,8 +341,9 @@ class KeyHolder(Party):
     ) -> list[Envelope]:
         """No honest host computes what this reply holds: nothing of it goes out, nor anything more of this head."""
         head_id = payload.head_id
-        self._stopped[head_id] = f"a reply was none that an honest host computes: {why}"
-        error = ProtocolError(FailureCode.REFUSED, f"head {head_id[:64]!r}: {self._stopped[head_id]}")
+        reason = f"a reply was none that an honest host computes: {why}"
+        self._known.stop(head_id, reason)
+        error = ProtocolError(FailureCode.REFUSED, f"head {head_id[:64]!r}: {reason}")
         replies = self._refused(opened, error)
         for part in payload.parts:
             self._close(part.request_id)
@@ -355,10 +351,9 @@ class KeyHolder(Party):
 
     def _close_key(self, envelope: Envelope, error: NoiseError) -> list[Envelope]:
         """That it was refused is a bit of the key to whoever made the reply: it gets one such bit and no more."""
-        self._closed = (
-            f"key {self.fingerprint[:12]!r} is closed until it is replaced: no honest host computes such a reply"
-        )
-        told = NoiseError(error.code, f"{error.text}; {self._closed}")
+        reason = f"key {self.fingerprint[:12]!r} is closed until it is replaced: no honest host computes such a reply"
+        self._known.close(reason)
+        told = NoiseError(error.code, f"{error.text}; {reason}")
         return [*self._give_up(told), self.refuse(Asker.of(envelope), told)]
 
     def _opened(self, payload: ClassifyResponse, head: HeadNotice) -> tuple[AnyArray, AnyArray]:
@@ -397,4 +392,4 @@ class KeyHolder(Party):
 
     def __repr__(self) -> str:
         decided = self._budgets.decided
-        return f"KeyHolder(key {self.fingerprint[:12] or 'none'}, {len(self._heads)} heads, {decided} decided)"
+        return f"KeyHolder(key {self.fingerprint[:12] or 'none'}, {len(self._known)} heads, {decided} decided)"

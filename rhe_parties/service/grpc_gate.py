@@ -65,7 +65,7 @@ class Gate:
         return Link(identity.party, trunk=identity.role == KEY_HOLDER)
 
     def _proven(self, context: aio.ServicerContext[Any, Any]) -> Identity:
-        found = context.auth_context().get("x509_pem_cert")
+        found = list(context.auth_context().get("x509_pem_cert") or ())
         if not found:
             raise CredentialsError("no certificate was shown")
         identity = identity_of(found[0])

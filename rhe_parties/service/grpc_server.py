@@ -119,7 +119,7 @@ class PartyServer:
 
     def handler(self) -> grpc.GenericRpcHandler:
         """What a gRPC server is given."""
-        method = grpc.stream_stream_rpc_method_handler(self._accept)
+        method: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(self._accept)
         return grpc.method_handlers_generic_handler(SERVICES["Party"], {LINK.rpartition("/")[2]: method})
 
     async def _accept(self, _requests: Any, context: aio.ServicerContext[Any, Any]) -> None:

@@ -116,8 +116,8 @@ class Journal:
                 if data:
                     self._write(self._path(head.head_id), data)
                     self._kept[head.head_id] = _key_of(_payload(data))
-            for head in revoked:
-                self._forget(head.head_id)
+            for gone in revoked:
+                self._forget(gone.head_id)
         except OSError as error:
             text = f"the host cannot keep it: {error.strerror or error}"
             raise ProtocolError(FailureCode.REFUSED, text) from error
