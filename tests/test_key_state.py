@@ -1,4 +1,4 @@
-"""What a key holder knows is kept and taken up again, keys come from whoever keeps them, and every change is counted."""
+"""What a key holder knows is kept and taken up again, keys come from their keeper, and every change is counted."""
 
 from __future__ import annotations
 

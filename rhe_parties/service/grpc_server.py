@@ -92,6 +92,7 @@ class PartyServer:
         limits: bounds.
         trunk: name of the other server, without which nothing can be decided.
         note: called with (event, who, what) for what an operator wants to know of.
+        handled: called in the party's thread with (kind, seconds, what went out) after each envelope.
     """
 
     def __init__(
@@ -102,8 +103,10 @@ class PartyServer:
         limits: Limits,
         trunk: str,
         note: Callable[[str, str, str], None],
+        handled: Callable[[str, float, list[Outgoing]], None],
     ) -> None:
         self.party = party
+        self._handled = handled
         self.limits = limits
         self._admit, self._keeper, self._trunk, self._note = admit, keeper, trunk, note
         self._worker = ThreadPoolExecutor(1, thread_name_prefix=party.name)
@@ -202,12 +205,14 @@ class PartyServer:
         asker = Asker(header.sender, header.sequence)
         if self.draining and not header.reply_to and not link.trunk:
             return self._refusal(asker, ProtocolError(FailureCode.UNAVAILABLE, self.draining), header)
+        started = time.perf_counter()
         outgoing = self.party.respond(data)
         try:
             self._keeper.keep(header.kind, data, outgoing)
         except ProtocolError as error:
             self._note("not kept", header.sender, error.text)
             return self._refusal(asker, error, header)
+        self._handled(header.kind, time.perf_counter() - started, outgoing)
         return _Handled(outgoing, self.party.due(), header)
 
     def _refusal(self, asker: Asker, error: ProtocolError, header: Header | None = None) -> _Handled:
