@@ -22,6 +22,7 @@ from rhe_parties.messages import payloads as p
 from rhe_parties.messages.fingerprints import sealed
 from rhe_parties.parties.base import Outgoing
 from rhe_parties.parties.key_holder import KeyHolder
+from rhe_parties.parties.known_heads import KnownHeads
 from rhe_parties.parties.recent import id_hash
 from rhe_parties.service.audit_log import read_log, verify
 from rhe_parties.service.auditor import Auditor
@@ -389,8 +390,8 @@ def test_a_ledger_that_is_closed_refuses(ledger: Ledger) -> None:
 
 
 def test_decisions_and_refusals_are_written_down_without_what_was_decided(ledger: Ledger, path: Path) -> None:
-    auditor = Auditor(ledger)
     holder = KeyHolder("r", None, budgets=DurableBudgets(ledger), used=DurableIds(ledger))
+    auditor = Auditor(ledger, lambda: holder.closures)
 
     def tell(sender: str, sequence: int, payload: Payload) -> list[Envelope]:
         replies = holder.handle(Envelope("r", sender, KEY_HOLDER, sequence, 0, payload))
@@ -423,8 +424,28 @@ def test_a_rotation_is_written_down(ledger: Ledger, path: Path) -> None:
     holder = KeyHolder("r", plan_head(16, 2))
     old = holder.fingerprint
     replies = _tell(holder, LABORATORY, 1, p.RotateKey())
-    Auditor(ledger).keep("rotate_key", b"", [Outgoing(reply, b"") for reply in replies])
+    Auditor(ledger, dict).keep("rotate_key", b"", [Outgoing(reply, b"") for reply in replies])
     assert [(row.event, row.facts) for row in read_log(path)] == [
         ("key rotated", {"key": holder.fingerprint}),
         ("heads renewed", {"key": holder.fingerprint, "replaced": old, "heads": 0}),
     ]
+
+
+def test_a_key_that_is_closed_and_a_head_that_is_stopped_are_written_down(ledger: Ledger, path: Path) -> None:
+    known = KnownHeads()
+    known.stop("old", "before the restart")
+    auditor = Auditor(ledger, lambda: known.closures)
+    known.stop("h", "a canary")
+    known.close("too much noise")
+    for _ in range(2):  # once each
+        auditor.keep("classify_response", b"", [])
+    known.replaced("key", None)
+    auditor.keep("rotate_key", b"", [])
+    known.close("too much noise")  # the next key, for the same reason
+    auditor.keep("classify_response", b"", [])
+    rows = [(row.event, row.facts) for row in read_log(path)]
+    assert sorted(rows[:2], key=str) == [
+        ("head stopped", {"head": "h", "reason": "a canary"}),
+        ("key closed", {"reason": "too much noise"}),
+    ]
+    assert rows[2:] == [("key closed", {"reason": "too much noise"})]
