@@ -132,7 +132,7 @@ class _KeyHolderKeeper:
 
     def __init__(self, party: KeyHolder, vault: Vault, ledger: Ledger) -> None:
         self._party, self._vault = party, vault
-        self._auditor = Auditor(ledger)
+        self._auditor = Auditor(ledger, lambda: party.closures)
         self._kept = party.revision
 
     def keep(self, kind: str, received: bytes, outgoing: list[Outgoing]) -> None:
