@@ -55,7 +55,7 @@ class VaultFile:
 class Vault(NoCopies):
     """An open vault; no other process can open it until `close`, or the end of a `with` block.
 
-    Made by `create` or `open`.
+    Made by `create` or `open`. Not for several threads at once.
     """
 
     __slots__ = ("__identity", "_files")
@@ -77,6 +77,7 @@ class Vault(NoCopies):
         try:
             folder.mkdir(mode=FOLDER_MODE, parents=True)
             folder.chmod(FOLDER_MODE)  # whatever the umask
+            _sync_folder(folder.absolute().parent)
         except FileExistsError:
             pass
         except OSError as error:
