@@ -250,9 +250,9 @@ class Vault(NoCopies):
             VaultError: the folder holds something, the file is no backup, or the folder cannot be written.
         """
         files = _archived(file)
-        if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir() or any(folder.iterdir())):
-            raise VaultError(f"{str(folder)!r} is there already; a backup is restored into a folder of its own")
         try:
+            if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir() or any(folder.iterdir())):
+                raise VaultError(f"{str(folder)!r} is there already; a backup is restored into a folder of its own")
             folder.parent.mkdir(parents=True, exist_ok=True)
             staged = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
             try:
