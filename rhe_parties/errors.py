@@ -12,6 +12,7 @@ from enum import IntEnum
 
 __all__ = [
     "BudgetError",
+    "CredentialsError",
     "DataError",
     "FailureCode",
     "MessageError",
@@ -47,6 +48,7 @@ class FailureCode(IntEnum):
     REPLAY = 12
     REFUSED = 13
     BUDGET = 14
+    UNAVAILABLE = 15
 
 
 class RheError(Exception):
@@ -63,6 +65,10 @@ class ParameterError(UserError):
 
 class DataError(UserError):
     """A dataset, weight file or output folder is missing, unreadable or too small."""
+
+
+class CredentialsError(UserError):
+    """A certificate, its key or its authority is missing, damaged, expired, or another party's."""
 
 
 class PluginError(UserError):

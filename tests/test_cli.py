@@ -62,6 +62,8 @@ def test_report_is_rendered_again_from_the_record_alone(tmp_path: Path, capsys: 
     ("arguments", "message"),
     [
         (["run", QUICKSTART, "-p", "victms=3"], "did you mean 'victims'"),
+        (["run", QUICKSTART, "--transport", "grcp", "-p", "transport=ray"], "did you mean 'grpc'"),
+        (["run", QUICKSTART, "--transport", "grpc", "--address", "auto"], "needs transport=ray, not 'grpc'"),
         (["run", QUICKSTART, "-p", "victims"], "not of the form key=value"),
         (["run", QUICKSTART, "-p", "dataset=digts"], "did you mean 'digits'"),
         (["run", "nowhere.py"], "no scenario file at 'nowhere.py'"),

@@ -13,7 +13,7 @@ import pytest
 from rhe_parties.cli.main import main
 from rhe_parties.errors import ParameterError, ProtocolError, RheError
 from rhe_parties.messages import Envelope, decode, encode
-from rhe_parties.messages.payloads import PAYLOADS, ClassifyResponse, Decision
+from rhe_parties.messages.payloads import PAYLOADS, ClassifyRequest, ClassifyResponse, Decision
 from rhe_parties.parties import fuzz as fuzz_module
 from rhe_parties.parties.fuzz import fuzz
 from rhe_parties.parties.key_holder import KeyHolder
@@ -77,11 +77,11 @@ def test_an_exception_that_escapes_is_noticed(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.slow
 def test_a_defect_behind_a_refusal_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def stumbling(self: ModelHost, images: Any) -> None:
-        if images.shape[1:] != (1, 32, 32):
+    def stumbling(self: ModelHost, request: ClassifyRequest, installed: object) -> None:
+        if request.images.shape[1:] != (1, 32, 32):
             raise ZeroDivisionError("on purpose")
 
-    monkeypatch.setattr(ModelHost, "_check_images", stumbling)
+    monkeypatch.setattr(ModelHost, "_check_inputs", stumbling)
     report = fuzz(2500, seed=1)  # images of another shape come to the host about six times
     assert any("model-host stumbled" in defect and "on purpose" in defect for defect in report.defects)
 

@@ -1,4 +1,4 @@
-"""A key holder's state is kept and taken up again, keys come from whoever keeps them, every change is counted."""
+"""What a key holder knows is kept and taken up again, keys come from their keeper, and every change is counted."""
 
 from __future__ import annotations
 

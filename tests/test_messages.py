@@ -71,6 +71,10 @@ SAMPLES = [
     p.RotateKey(),
     p.KeyRotated("ab" * 32, "cd" * 32, 3),
     p.HeadsRenewed(("victim-0000", "victim-0001")),
+    p.AskDecisions("r3", "victim-0000", features=_FLOATS.reshape(3, 4)),
+    p.ClassifyRequest("r3", "victim-0000", features=_FLOATS.reshape(3, 4)),
+    p.RevokeHead("victim-0000"),
+    p.HeadRevoked("victim-0000", True),
 ]  # fmt: skip
 
 

@@ -205,10 +205,11 @@ def test_limits_of_a_batch_are_named(parties: dict[str, Any]) -> None:
     ):
         failure = _failure(party, sender, payload)
         assert failure.code == FailureCode.OVERSIZED
-        assert failure.text == "4097 images in one request; at most 4096 are allowed"
+        assert failure.text == "4097 inputs in one request; at most 4096 are allowed"
     for party, sender, kind in ((holder, LABORATORY, p.AskDecisions), (host, KEY_HOLDER, p.ClassifyRequest)):
         bad = object.__new__(kind)
-        for name, value in {"request_id": "z", "head_id": "victim-0000", "images": many[:0]}.items():
+        none = np.empty(0, np.float32)
+        for name, value in {"request_id": "z", "head_id": "victim-0000", "images": many[:0], "features": none}.items():
             object.__setattr__(bad, name, value)
         data = encode(Envelope(small_laboratory().run_id, sender, party.name, 77, 0, bad))
         (reply,) = map(decode, party.handle_bytes(data))

@@ -21,6 +21,8 @@ from rhe_parties.errors import FailureCode, ParameterError, TransportError, User
 from rhe_parties.messages import Envelope, decode, encode
 from rhe_parties.messages.payloads import (
     AskDecisions,
+    AttackRequest,
+    ClaimReport,
     Decision,
     Failure,
     HeadReady,
@@ -33,22 +35,32 @@ from rhe_parties.runner.plan import Laboratory
 from rhe_parties.runner.seats import party_setups
 from rhe_parties.threat.model import DATA_OWNER, KEY_HOLDER, LABORATORY, MODEL_HOST
 from rhe_parties.threat.transcript import Transcript
+from rhe_parties.threat.view import build_view
 from rhe_parties.transport import RayOptions, Switchboard, Transport, make_transport
 from rhe_parties.transport.base import PartyFailure
+from rhe_parties.transport.grpc_parties import GrpcTransport
 from rhe_parties.transport.local import LocalTransport
 from rhe_parties.transport.ray_actors import RayTransport
-from tests.laboratory import TIMEOUT, play, small_laboratory
+from tests.laboratory import TIMEOUT, play, seat_adversary, small_laboratory
 
 MAKERS: dict[str, Callable[[], Transport]] = {
     "local": LocalTransport,
     "ray": lambda: RayTransport(RayOptions()),
+    "grpc": GrpcTransport,
 }
+ASKING = Path(__file__).parent / "asking_strategy.py"
+
+
+@pytest.fixture(scope="module")
+def transports(ray_session: None) -> Iterator[dict[str, Transport]]:
+    """One of each kind for all tests: whoever is seated again starts anew, in a process that has loaded everything."""
+    with contextlib.ExitStack() as stack:
+        yield {name: stack.enter_context(make()) for name, make in MAKERS.items()}
 
 
 @pytest.fixture(params=list(MAKERS))
-def transport(request: pytest.FixtureRequest, ray_session: None) -> Iterator[Transport]:
-    with MAKERS[request.param]() as made:
-        yield made
+def transport(request: pytest.FixtureRequest, transports: dict[str, Transport]) -> Transport:
+    return transports[request.param]
 
 
 def _board(transport: Transport, run_id: str) -> Switchboard:
@@ -172,36 +184,57 @@ def test_requests_held_for_longer_than_the_time_limit_are_an_error() -> None:
         board.ask(KEY_HOLDER, _single_asks(lab)[0], Decision)
 
 
-def test_gathered_transcripts_are_equal_over_all_transports(ray_session: None) -> None:
+def test_gathered_transcripts_are_equal_over_all_transports(transports: dict[str, Transport]) -> None:
     """Without a delay the order depends on the commands alone, also when many are under way together."""
     lab = small_laboratory(batch=8)
     seen = {}
-    for name, make in MAKERS.items():
-        with make() as transport:
-            play(lab, transport, 0)
-            transcript = Transcript()
-            board = Switchboard(transport, transcript, lab.run_id, "none", TIMEOUT)
-            board.ask_many(KEY_HOLDER, [*_single_asks(lab, 0), *_single_asks(lab, 1)], Decision)
+    for name, transport in transports.items():
+        play(lab, transport, 0)
+        transcript = Transcript()
+        board = Switchboard(transport, transcript, lab.run_id, "none", TIMEOUT)
+        board.ask_many(KEY_HOLDER, [*_single_asks(lab, 0), *_single_asks(lab, 1)], Decision)
         seen[name] = [entry.data for entry in transcript]
-    assert seen["local"] == seen["ray"]
+    assert seen["local"] == seen["ray"] == seen["grpc"]
     assert len(seen["local"]) == 8 * 4
 
 
-def test_transcripts_are_equal_over_all_transports(ray_session: None) -> None:
+def _route(transcript: Transcript) -> list[tuple[str, str, str, int]]:
+    entries = [entry.envelope for entry in transcript]
+    return [(e.kind, e.sender, e.recipient, e.sequence) for e in entries]
+
+
+def test_transcripts_are_equal_over_all_transports(transports: dict[str, Transport]) -> None:
     lab = small_laboratory()
     for index, world in enumerate(lab.worlds):
-        seen = {}
-        for name, make in MAKERS.items():
-            with make() as transport:
-                transcript, _ = play(lab, transport, index)
-            seen[name] = list(transcript)
-        route = {
-            name: [(e.envelope.kind, e.envelope.sender, e.envelope.recipient, e.envelope.sequence) for e in entries]
-            for name, entries in seen.items()
-        }
-        assert route["local"] == route["ray"]
-        if world.name == "none":
-            assert [e.data for e in seen["local"]] == [e.data for e in seen["ray"]]
+        seen = {name: play(lab, transport, index) for name, transport in transports.items()}
+        expected, decided = seen["local"]
+        for transcript, decisions in seen.values():
+            assert _route(transcript) == _route(expected)
+            assert [d.classes.tolist() for d in decisions] == [d.classes.tolist() for d in decided]
+            if world.name == "none":
+                assert [e.data for e in transcript] == [e.data for e in expected]
+
+
+def test_a_client_and_a_rotation_go_alike_over_all_transports(transports: dict[str, Transport]) -> None:
+    """The adversary admitted, the key replaced, and then a strategy that asks in several rounds."""
+    lab = small_laboratory("none,rhe+client+rotated")
+    seen = {}
+    for name, transport in transports.items():
+        seat_adversary(lab, transport)
+        transcript, _ = play(lab, transport, 1)
+        view = build_view(transcript, lab.worlds[1].threat_model(lab.threat_model))
+        board = Switchboard(transport, transcript, lab.run_id, lab.worlds[1].name, TIMEOUT)
+        order = AttackRequest(
+            "rhe", f"{ASKING}:Asking", ASKING.read_text(), "as-is", (), (), 0, view.data, lab.head_ids
+        )
+        report = board.order_attack(order, ClaimReport, TIMEOUT, lambda *_: None)
+        seen[name] = (_route(transcript), report.outcome, dict(zip(report.note_names, report.note_values, strict=True)))
+    assert seen["local"] == seen["ray"] == seen["grpc"]
+    route, outcome, notes = seen["grpc"]
+    assert outcome == "claim"
+    assert notes["victim-0001 used"] == "60"
+    kinds = [kind for kind, *_ in route]
+    assert (kinds.count("key_rotated"), kinds.count("client_admitted"), kinds.count("elided")) == (1, 2, 16)
 
 
 def test_failures_find_their_way_back_to_the_laboratory(transport: Transport) -> None:
@@ -226,8 +259,9 @@ def test_a_wrong_setup_is_the_users_error(transport: Transport) -> None:
         transport.seat(MODEL_HOST, setup, TIMEOUT)
 
 
-def test_unseated_party(transport: Transport) -> None:
-    with pytest.raises(TransportError, match="no party 'key-holder' is seated"):
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_unseated_party(make: Callable[[], Transport], ray_session: None) -> None:
+    with make() as transport, pytest.raises(TransportError, match="no party 'key-holder' is seated"):
         transport.deliver(KEY_HOLDER, b"", TIMEOUT)
 
 
@@ -261,15 +295,18 @@ def test_a_hanging_actor_is_named_within_the_timeout(ray_session: None) -> None:
             os.kill(pid, signal.SIGCONT)
 
 
+def _actors() -> set[tuple[str, str]]:
+    return {(actor["namespace"], actor["name"]) for actor in ray.util.list_named_actors(all_namespaces=True)}
+
+
 def test_a_running_ray_is_left_as_it_was(ray_session: None) -> None:
-    before = {actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)}
+    before = _actors()
     with RayTransport(RayOptions()) as transport:
         play(small_laboratory(), transport)
-        inside = {actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)}
-        assert {"data-owner", "model-host", "key-holder"} <= inside
+        assert {name for _, name in _actors() - before} == {"data-owner", "model-host", "key-holder"}
     assert ray.is_initialized()
     deadline = time.monotonic() + 20
-    while {a["name"] for a in ray.util.list_named_actors(all_namespaces=True)} != before:
+    while _actors() != before:
         assert time.monotonic() < deadline, "actors were left behind"
         time.sleep(0.2)
 
@@ -288,6 +325,13 @@ def test_an_address_where_nobody_answers_is_said_at_once() -> None:
 def test_unknown_transport() -> None:
     with pytest.raises(ParameterError, match="did you mean 'ray'"):
         make_transport("rays")
+    with pytest.raises(ParameterError, match="did you mean 'grpc'"):
+        make_transport("grcp")
+
+
+def test_grpc_by_name() -> None:
+    with make_transport("grpc") as transport:
+        assert (transport.name, transport.describe()) == ("grpc", "one process per party on this machine (grpc)")
 
 
 def test_a_running_cluster_is_joined_and_left_as_it_was(tmp_path: Path) -> None:

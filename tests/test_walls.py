@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import functools
 import logging
 import pickle
 import subprocess
@@ -52,11 +53,18 @@ ROWS = [
 ]
 RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
 
+GRPC = {
+    str(path.relative_to(PACKAGE))
+    for folder in ("transport", "service")
+    for path in (PACKAGE / folder).glob("grpc_*.py")
+}
+
 
 def _files() -> list[Path]:
     return [path for path in PACKAGE.rglob("*.py") if "_pb2" not in path.name]
 
 
+@functools.cache
 def _imports(path: Path) -> set[str]:
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -89,7 +97,8 @@ def test_every_folder_has_a_row() -> None:
     ("library", "allowed"),
     [
         ("ray", {f"transport/ray_{part}.py" for part in ("actors", "cluster", "jobs", "tasks")}),
-        ("grpc", set()),
+        ("grpc", GRPC),
+        ("grpc_health", GRPC),
         (
             "tenseal",
             {
@@ -104,6 +113,7 @@ def test_every_folder_has_a_row() -> None:
                 "he/sealio.py",
             },
         ),
+        ("cryptography", {f"service/{part}.py" for part in ("authority", "certificates", "identity")}),
         ("pyrage", {"he/sealed.py", "service/vault.py"}),
         ("pickle", set()),
         ("cloudpickle", set()),
@@ -268,10 +278,11 @@ def test_every_strategy_states_its_needs_in_words_of_the_view() -> None:
         assert all(isinstance(need, Observation) for need in cls.needs | cls.ciphertext_needs)
 
 
-def test_the_key_holders_process_loads_no_torch() -> None:
+@pytest.mark.parametrize("shell", ["ray_actors", "grpc_seat"])
+def test_the_key_holders_process_loads_no_torch(shell: str) -> None:
     code = (
         "import sys\n"
-        "import rhe_parties.transport.ray_actors\n"
+        f"import rhe_parties.transport.{shell}\n"
         "from rhe_parties.he.planner import plan_head\n"
         "from rhe_parties.messages.setups import KeyHolderSetup, encode_setup\n"
         "from rhe_parties.parties import build_party\n"
@@ -279,3 +290,10 @@ def test_the_key_holders_process_loads_no_torch() -> None:
         "print(party.name, 'torch' in sys.modules)"
     )
     assert _in_a_fresh_process(code) == "key-holder False"
+
+
+def test_a_seats_process_loads_nothing_heavy_before_it_knows_its_party() -> None:
+    code = "import sys, rhe_parties.transport.grpc_seat\nprint(*{name.partition('.')[0] for name in sys.modules})"
+    loaded = set(_in_a_fresh_process(code).split())
+    assert "grpc" in loaded
+    assert not loaded & {"torch", "torchvision", "ray", "tenseal", "sklearn", "scipy", "numba", "opacus", "matplotlib"}

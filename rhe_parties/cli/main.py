@@ -13,14 +13,17 @@ from typing import Annotated
 import typer
 
 from rhe_parties.cli.attacking import attack_command
+from rhe_parties.cli.auditing import audit_command
 from rhe_parties.cli.bench_head import head_command
 from rhe_parties.cli.bench_reconstruct import reconstruct_command
 from rhe_parties.cli.bench_shadows import shadows_command
 from rhe_parties.cli.benching import bench
+from rhe_parties.cli.certificates import certificates
 from rhe_parties.cli.fuzzing import fuzz_command
 from rhe_parties.cli.keys import keys
 from rhe_parties.cli.listing import list_command
 from rhe_parties.cli.planning import plan_command
+from rhe_parties.cli.serving import serve
 from rhe_parties.cli.sweeping import sweep_command
 from rhe_parties.errors import RheError, UserError
 
@@ -34,14 +37,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("attack")(attack_command)
+app.command("audit")(audit_command)
 app.command("fuzz")(fuzz_command)
 app.command("list")(list_command)
 bench.command("head")(head_command)
 bench.command("reconstruct")(reconstruct_command)
 bench.command("shadows")(shadows_command)
 app.add_typer(bench)
+app.add_typer(certificates)
 app.add_typer(keys)
 app.command("plan")(plan_command)
+app.add_typer(serve)
 app.command("sweep")(sweep_command)
 
 Assignments = Annotated[
@@ -55,6 +61,9 @@ OutFolder = Annotated[
     Path | None, typer.Option("--out", help="Folder for the results (default: a new one below runs/).")
 ]
 Address = Annotated[str | None, typer.Option("--address", help="A running Ray cluster to join.")]
+TransportName = Annotated[
+    str | None, typer.Option("--transport", help="What carries the messages: ray, grpc or local; as -p transport=.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the record instead of the table.")]
 
 
@@ -64,13 +73,15 @@ def run_command(
     parameter: Assignments = None,
     parameters: ParameterFile = None,
     out: OutFolder = None,
+    transport: TransportName = None,
     address: Address = None,
     json: AsJson = False,
 ) -> None:
     """Run a scenario: table here; record.json, report.html and transcript.binpb in the folder."""
     from rhe_parties.cli.running import run_scenario
 
-    run_scenario(scenario, parameter or [], parameters, out, address, json)
+    flags = {"transport": transport, "address": address}
+    run_scenario(scenario, parameter or [], parameters, out, flags, json)
 
 
 @app.command("report")

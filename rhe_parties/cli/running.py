@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,18 @@ def run_scenario(
     assignments: list[str],
     parameter_file: Path | None,
     out: Path | None,
-    address: str | None,
+    flags: Mapping[str, str | None],
     as_json: bool,
 ) -> None:
-    """Load, run and show a scenario; exits with 1 when a strategy failed although the run went through."""
+    """Load, run and show a scenario; exits with 1 when a strategy failed although the run went through.
+
+    Args:
+        flags: parameters that have an option of their own, None where it was not used; they win over all others.
+    """
     scenario = load_scenario(file)
     given: dict[str, Any] = read_parameter_file(parameter_file) if parameter_file is not None else {}
     given |= parse_assignments(assignments)
-    if address is not None:
-        given["address"] = address
+    given |= {key: value for key, value in flags.items() if value is not None}
     folder = out if out is not None else default_folder(scenario.name)
     try:
         record = scenario.run(out=folder, command=repeat_command(file, given), **given)

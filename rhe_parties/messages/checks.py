@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from rhe_parties.errors import FailureCode, MessageError, NumericError
-from rhe_parties.types import AnyArray, UInt8Array
+from rhe_parties.types import AnyArray, FloatArray, UInt8Array
 
-__all__ = ["MAX_NAME_LENGTH", "check_images", "check_layer", "check_name", "check_tensor", "empty"]
+__all__ = ["MAX_NAME_LENGTH", "check_images", "check_inputs", "check_layer", "check_name", "check_tensor", "empty"]
 
 MAX_NAME_LENGTH = 256
 
@@ -62,3 +62,13 @@ def check_images(images: UInt8Array) -> None:
     check_tensor(images, "images", np.uint8, 4)
     if images.shape[0] == 0:
         raise NumericError("zero images given; at least one is needed", FailureCode.BAD_TENSOR)
+
+
+def check_inputs(images: UInt8Array, features: FloatArray) -> None:
+    """Refuse anything but either images or features float32 [B, D], at least one of them (BAD_TENSOR, BAD_VALUE)."""
+    if not features.size:
+        check_images(images)
+        return
+    if images.size:
+        raise NumericError("a request holds either images or features, this one both", FailureCode.BAD_TENSOR)
+    check_tensor(features, "features", np.float32, 2)

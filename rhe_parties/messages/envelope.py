@@ -13,7 +13,7 @@ from rhe_parties.proto import envelope_pb2
 
 __all__ = ["MAX_ENVELOPE_BYTES", "PROTOCOL_VERSION", "Envelope", "Header", "decode", "encode", "peek"]
 
-PROTOCOL_VERSION = 6
+PROTOCOL_VERSION = 7
 # Largest legitimate message: a batch of images or a head's ciphertexts. Far below protobuf's own limit of 2 GiB, so
 # that a hostile sender cannot make a party hold much memory.
 MAX_ENVELOPE_BYTES = 256 * 2**20
@@ -100,6 +100,7 @@ class Header:
     sender: str
     recipient: str
     sequence: int
+    reply_to: int
     kind: str
 
 
@@ -112,7 +113,7 @@ def peek(data: bytes) -> Header | None:
     except DecodeError:
         return None
     kind = message.WhichOneof("payload") or ""
-    return Header(message.run_id, message.sender, message.recipient, message.sequence, kind)
+    return Header(message.run_id, message.sender, message.recipient, message.sequence, message.reply_to, kind)
 
 
 def _oversized(size: int) -> MessageError:

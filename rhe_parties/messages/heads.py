@@ -12,7 +12,17 @@ from rhe_parties.messages.checks import check_layer, check_name, check_tensor, e
 from rhe_parties.model.activations import ACTIVATIONS
 from rhe_parties.types import FloatArray, IntArray
 
-__all__ = ["EncryptedHead", "HeadInstalled", "HeadNotice", "HeadReady", "PlainHead", "TrainHead", "TwoLayerHead"]
+__all__ = [
+    "EncryptedHead",
+    "HeadInstalled",
+    "HeadNotice",
+    "HeadReady",
+    "HeadRevoked",
+    "PlainHead",
+    "RevokeHead",
+    "TrainHead",
+    "TwoLayerHead",
+]
 
 
 @dataclass(frozen=True)
@@ -143,3 +153,21 @@ class HeadReady:
     """Decisions of `head_id` can be asked for."""
 
     head_id: str
+
+
+@dataclass(frozen=True)
+class RevokeHead:
+    """The owner wants `head_id` served no more."""
+
+    head_id: str
+
+    def __post_init__(self) -> None:
+        check_name(self.head_id, "head_id")
+
+
+@dataclass(frozen=True)
+class HeadRevoked:
+    """`head_id` is not served any more; `known`: whether it was."""
+
+    head_id: str
+    known: bool

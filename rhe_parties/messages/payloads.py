@@ -22,13 +22,15 @@ from rhe_parties.messages.adversarial import (
     ClientAdmitted,
     ViewPart,
 )
-from rhe_parties.messages.checks import check_images, check_name, check_tensor, empty
+from rhe_parties.messages.checks import check_inputs, check_name, check_tensor, empty
 from rhe_parties.messages.heads import (
     EncryptedHead,
     HeadInstalled,
     HeadNotice,
     HeadReady,
+    HeadRevoked,
     PlainHead,
+    RevokeHead,
     TrainHead,
     TwoLayerHead,
 )
@@ -52,6 +54,7 @@ __all__ = [
     "HeadInstalled",
     "HeadNotice",
     "HeadReady",
+    "HeadRevoked",
     "HeadsRenewed",
     "HealthReport",
     "HealthRequest",
@@ -62,6 +65,7 @@ __all__ = [
     "PublicMaterial",
     "PublicMaterialRequest",
     "ResponsePart",
+    "RevokeHead",
     "RotateKey",
     "TrainHead",
     "TwoLayerHead",
@@ -125,28 +129,46 @@ class KeyRotated:
 
 @dataclass(frozen=True)
 class AskDecisions:
-    """Decide on `images` uint8 [B, C, H, W] with `head_id`."""
+    """Decide with `head_id` on `images` uint8 [B, C, H, W], or on `features` float32 [B, D] of the asker's backbone."""
 
     request_id: str
     head_id: str
-    images: UInt8Array
+    images: UInt8Array = field(default_factory=lambda: empty(np.float32))
+    features: FloatArray = field(default_factory=lambda: empty(np.float32))
 
     def __post_init__(self) -> None:
         check_name(self.request_id, "request_id")
-        check_images(self.images)
+        check_inputs(self.images, self.features)
+
+    @property
+    def batch(self) -> int:
+        """Inputs."""
+        return len(self.images) or len(self.features)
 
 
 @dataclass(frozen=True)
 class ClassifyRequest:
-    """KeyHolder -> ModelHost: run backbone and head on plain `images` uint8 [B, C, H, W]."""
+    """KeyHolder -> ModelHost: run backbone and head on plain `images` uint8 [B, C, H, W], or the head alone on
+    `features` float32 [B, D]."""
 
     request_id: str
     head_id: str
-    images: UInt8Array
+    images: UInt8Array = field(default_factory=lambda: empty(np.float32))
+    features: FloatArray = field(default_factory=lambda: empty(np.float32))
 
     def __post_init__(self) -> None:
         check_name(self.request_id, "request_id")
-        check_images(self.images)
+        check_inputs(self.images, self.features)
+
+    @property
+    def batch(self) -> int:
+        """Inputs."""
+        return len(self.images) or len(self.features)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the inputs."""
+        return int(self.images.nbytes + self.features.nbytes)
 
 
 @dataclass(frozen=True)
@@ -274,6 +296,8 @@ Payload: TypeAlias = (
     | Elided
     | ViewPart
     | HostOrder
+    | RevokeHead
+    | HeadRevoked
 )
 
 # Field of `Envelope.payload` in protos/ -> class; the inverse is `payload_kind`.
@@ -304,6 +328,8 @@ PAYLOADS: dict[str, type[Payload]] = {
     "elided": Elided,
     "view_part": ViewPart,
     "host_order": HostOrder,
+    "revoke_head": RevokeHead,
+    "head_revoked": HeadRevoked,
 }
 _KINDS = {cls: kind for kind, cls in PAYLOADS.items()}
 

@@ -14,7 +14,7 @@ from rhe_parties.messages import Envelope, Payload, decode, encode, peek
 from rhe_parties.messages.payloads import Failure, HealthReport, HealthRequest
 from rhe_parties.threat.model import LABORATORY
 
-__all__ = ["Asker", "Party"]
+__all__ = ["Asker", "Outgoing", "Party"]
 
 # Errands whose answer has not come yet; beyond this the oldest are forgotten, so that a silent peer costs no memory.
 MAX_OPEN_ERRANDS = 10_000
@@ -32,6 +32,14 @@ class Asker:
     def of(cls, envelope: Envelope) -> Asker:
         """Whoever sent `envelope`."""
         return cls(envelope.sender, envelope.sequence)
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """An envelope on its way out, and its bytes."""
+
+    envelope: Envelope
+    data: bytes
 
 
 class Party(ABC):
@@ -59,6 +67,10 @@ class Party(ABC):
 
     def handle_bytes(self, data: bytes) -> list[bytes]:
         """Handle one serialised envelope; whatever is in it, the result is a list of serialised envelopes."""
+        return [reply.data for reply in self.respond(data)]
+
+    def respond(self, data: bytes) -> list[Outgoing]:
+        """`handle_bytes` for whoever has to route what comes out: each envelope beside its bytes."""
         self._handled += 1
         try:
             envelope = decode(data)
@@ -80,6 +92,10 @@ class Party(ABC):
 
     def collect(self) -> list[bytes]:
         """The serialised envelopes that are due by now."""
+        return [outgoing.data for outgoing in self.release_due()]
+
+    def release_due(self) -> list[Outgoing]:
+        """`collect` for whoever has to route what comes out."""
         with self.computing():
             return [self._encoded(envelope) for envelope in self._due_now()]
 
@@ -87,7 +103,7 @@ class Party(ABC):
         """What `collect` gives out; must not raise."""
         return []
 
-    def _undecodable(self, data: bytes, error: ProtocolError) -> list[bytes]:
+    def _undecodable(self, data: bytes, error: ProtocolError) -> list[Outgoing]:
         """The refusal goes to the sender where its name can be read, and to the laboratory otherwise."""
         header = peek(data)
         if header is not None and header.kind == "failure":
@@ -95,14 +111,15 @@ class Party(ABC):
         asker = Asker(LABORATORY, 0)
         if header is not None and (header.run_id, header.recipient) == (self.run_id, self.name):
             asker = Asker(header.sender or LABORATORY, header.sequence)
-        return [encode(self._failure(asker, error.code, error.text))]
+        return [self._encoded(self._failure(asker, error.code, error.text))]
 
-    def _encoded(self, envelope: Envelope) -> bytes:
+    def _encoded(self, envelope: Envelope) -> Outgoing:
         """Serialise; what cannot be sent becomes a `Failure` to its recipient, so that other replies are not lost."""
         try:
-            return encode(envelope)
+            return Outgoing(envelope, encode(envelope))
         except MessageError as error:
-            return encode(self._failure(Asker(envelope.recipient, envelope.reply_to), error.code, error.text))
+            failure = self._failure(Asker(envelope.recipient, envelope.reply_to), error.code, error.text)
+            return Outgoing(failure, encode(failure))
 
     def _dispatch(self, envelope: Envelope) -> list[Envelope]:
         if envelope.recipient != self.name:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 from rhe_parties.errors import BudgetError, FailureCode, ProtocolError
 
 __all__ = ["Budgets"]
@@ -16,10 +18,11 @@ class Budgets:
 
     Args:
         whole: images decided over the whole run, 0 for no limit.
+        max_clients: that may be admitted.
     """
 
-    def __init__(self, whole: int) -> None:
-        self._whole = whole
+    def __init__(self, whole: int, max_clients: int = MAX_CLIENTS) -> None:
+        self._whole, self._max_clients = whole, max_clients
         self._clients: dict[str, int] = {}
         self._used: dict[tuple[str, str], int] = {}
         self.decided = 0
@@ -34,14 +37,18 @@ class Budgets:
         """Answers that anybody can get at most."""
         return self._whole or max((n or _UNLIMITED for n in self._clients.values()), default=_UNLIMITED)
 
+    def together(self) -> AbstractContextManager[object]:
+        """Around what must be counted and marked as used as a whole or not at all; in memory nothing comes between."""
+        return nullcontext()
+
     def admit(self, client: str, budget: int) -> None:
         """From now on `client` may have `budget` images of each head decided, 0 for no limit.
 
         Raises:
             ProtocolError: REFUSED where too many are admitted.
         """
-        if client not in self._clients and len(self._clients) >= MAX_CLIENTS:
-            raise ProtocolError(FailureCode.REFUSED, f"{MAX_CLIENTS} clients are admitted, no more are taken")
+        if client not in self._clients and len(self._clients) >= self._max_clients:
+            raise ProtocolError(FailureCode.REFUSED, f"{self._max_clients} clients are admitted, no more are taken")
         self._clients[client] = budget
 
     def count(self, client: str, head_id: str, images: int) -> None:

@@ -25,9 +25,11 @@ from rhe_parties.messages.payloads import (
     Elided,
     Failure,
     HeadReady,
+    HeadRevoked,
     HealthRequest,
     KeyRotated,
     PlainHead,
+    RevokeHead,
     RotateKey,
     TrainHead,
     TwoLayerHead,
@@ -194,6 +196,9 @@ class FuzzWorld:
             (KEY_HOLDER, "admit_client", AdmitClient(ADVERSARY, 1), ADVERSARY),
             (MODEL_HOST, "view_part", ViewPart(0, (b"envelope",)), LABORATORY),
             (KEY_HOLDER, "elided", Elided("decision", 100, bytes(32)), MODEL_HOST),
+            (MODEL_HOST, "revoke_head", RevokeHead(HEADS[0]), DATA_OWNER),
+            (KEY_HOLDER, "revoke_head", RevokeHead(HEADS[0]), MODEL_HOST),
+            (DATA_OWNER, "head_revoked", HeadRevoked(HEADS[0], True), MODEL_HOST),
         ]
 
 

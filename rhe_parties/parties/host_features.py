@@ -8,25 +8,33 @@ from typing import Any
 import numpy as np
 import torch
 
+from rhe_parties.messages.payloads import ClassifyRequest
 from rhe_parties.model.backbone import Backbone
-from rhe_parties.types import FloatArray, UInt8Array
+from rhe_parties.types import AnyArray, FloatArray, UInt8Array
 
 __all__ = ["joint_features", "saturated_shares"]
 
 
-def joint_features(backbone: Backbone, images: list[UInt8Array], on_device: bool) -> Any:
+def joint_features(backbone: Backbone, requests: list[ClassifyRequest], on_device: bool) -> Any:
     """Features [B, D] of several requests in their order; those of equal image shape are computed together.
 
     An array, or with `on_device` a tensor where the backbone runs: for an evaluator that takes it from there.
     """
     extract: Callable[[UInt8Array], Any] = backbone.extract_on_device if on_device else backbone.extract
+    given: list[AnyArray] = [request.features if request.features.size else request.images for request in requests]
     by_shape: dict[tuple[int, ...], list[int]] = {}
-    for index, array in enumerate(images):
+    for index, array in enumerate(given):
         by_shape.setdefault(array.shape[1:], []).append(index)
-    parts = [extract(np.concatenate([images[index] for index in alike])) for alike in by_shape.values()]
+    parts = []
+    for alike in by_shape.values():
+        joined = np.concatenate([given[index] for index in alike]) if len(alike) > 1 else given[alike[0]]
+        if joined.ndim == 4:
+            parts.append(extract(joined))
+        else:
+            parts.append(torch.from_numpy(joined).to(backbone.device) if on_device else joined)
     if len(parts) == 1:
         return parts[0]
-    starts = np.cumsum([0, *map(len, images)])
+    starts = np.cumsum([0, *map(len, given)])
     held = [np.arange(starts[index], starts[index + 1]) for alike in by_shape.values() for index in alike]
     order = np.argsort(np.concatenate(held))
     return torch.cat(parts)[torch.from_numpy(order)] if on_device else np.concatenate(parts)[order]

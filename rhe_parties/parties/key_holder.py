@@ -31,19 +31,22 @@ from rhe_parties.messages.payloads import (
     Decision,
     HeadNotice,
     HeadReady,
+    HeadRevoked,
     HeadsRenewed,
     KeyRotated,
     PublicMaterialRequest,
     ResponsePart,
+    RevokeHead,
     RotateKey,
 )
 from rhe_parties.messages.public import export_public
 from rhe_parties.messages.setups import MAX_IMAGES, NOISE_CLOSES, NOISE_IGNORED
 from rhe_parties.parties.base import Asker, Party
 from rhe_parties.parties.budgets import Budgets
-from rhe_parties.parties.canaries import Canaries
+from rhe_parties.parties.canaries import Canaries, Canary
 from rhe_parties.parties.known_heads import KnownHeads
 from rhe_parties.parties.open_requests import MAX_OPEN, OpenRequest, OpenRequests
+from rhe_parties.parties.recent import UsedIds
 from rhe_parties.parties.release import RAW_SCHEME, Release
 from rhe_parties.threat.model import DATA_OWNER, KEY_HOLDER, LABORATORY, MODEL_HOST
 from rhe_parties.types import AnyArray
@@ -65,13 +68,15 @@ class KeyHolder(Party):
         plan: parameters of the encrypted head, None in a world without encryption.
         query_budget: images decided over the whole run, 0 for no limit.
         release: what goes out, and the defences that act on it.
-        max_images: most images in one request.
+        max_images: most inputs in one request.
         noise_check: what happens on a reply noisier than honest ones: `close`: nothing more is decided under this key,
             as every single refusal tells the reply's maker a bit of it; `refuse`: this reply is refused; `off`: none
             is, whatever it decrypts to.
         keys: where keys come from, the first ones and those of a rotation.
         custody: keys to start with, for the same plan; None: new ones.
         canaries: sends inputs with known classes along; a wrong one closes its head.
+        budgets: counts in place of `query_budget`, such as on disk.
+        used: remembers the ids of requests; None: the latest in memory.
 
     Raises:
         ParameterError: raw values shall go out, and the plan's scheme has none; or `custody` is for another plan.
@@ -88,6 +93,8 @@ class KeyHolder(Party):
         keys: Keys = make_custody,
         custody: KeyCustody | None = None,
         canaries: Canaries | None = None,
+        budgets: Budgets | None = None,
+        used: UsedIds | None = None,
     ) -> None:
         super().__init__(KEY_HOLDER, run_id)
         self._noise_check = noise_check
@@ -101,14 +108,15 @@ class KeyHolder(Party):
         if self._release.raw and (plan is None or plan.scheme != RAW_SCHEME):
             raise ParameterError(f"release={self._release.name!r} is not allowed without scheme {RAW_SCHEME!r}")
         self._known = KnownHeads()
-        self._open = OpenRequests()
-        self._budgets = Budgets(query_budget)
+        self._open = OpenRequests(used)
+        self._budgets = budgets if budgets is not None else Budgets(query_budget)
         self._canaries = canaries if canaries is not None else Canaries(None, 0.0)
         self._max_images = max_images
         self._handlers |= {
             AdmitClient: self._on_admit_client,
             PublicMaterialRequest: self._on_public_material_request,
             HeadNotice: self._on_head_notice,
+            RevokeHead: self._on_revoke,
             AskDecisions: self._on_ask,
             ClassifyResponse: self._on_response,
             RotateKey: self._on_rotate,
@@ -145,6 +153,15 @@ class KeyHolder(Party):
             self._check_key(payload.key_fingerprint, f"head {payload.head_id[:64]!r} was encrypted")
         self._known.add(payload)
         return [self.answer(envelope, HeadReady(payload.head_id)), *self._rotated()]
+
+    def _on_revoke(self, envelope: Envelope, payload: RevokeHead) -> list[Envelope]:
+        """What is under way for the head is refused; a rotation does not wait for it."""
+        self.require_sender(envelope, DATA_OWNER)
+        known = self._known.remove(payload.head_id)
+        opened = self._open.where(lambda request: request.head.head_id == payload.head_id)
+        error = ProtocolError(FailureCode.NOT_INSTALLED, f"head {payload.head_id[:64]!r} was revoked by its owner")
+        replies = self._refused([self._close(request_id) for request_id in opened], error)
+        return [*replies, self.answer(envelope, HeadRevoked(payload.head_id, known)), *self._rotated()]
 
     def _check_key(self, fingerprint: str, what: str) -> None:
         if fingerprint != self._keys().public.fingerprint:
@@ -196,6 +213,11 @@ class KeyHolder(Party):
         """Counts the changes of what `state` gives, so that a server keeps it before it answers."""
         return self._known.revision
 
+    @property
+    def closures(self) -> dict[str, str]:
+        """See `KnownHeads.closures`."""
+        return self._known.closures
+
     def state(self) -> bytes:
         """What is known of heads and of an open rotation, for `restore`; secret: it holds scales and tags of heads.
 
@@ -229,23 +251,26 @@ class KeyHolder(Party):
 
     def _on_ask(self, envelope: Envelope, payload: AskDecisions) -> list[Envelope]:
         self.require_sender(envelope, LABORATORY, *self._budgets.clients)
-        head, batch = self._known.find(payload.head_id), len(payload.images)
+        head, batch = self._known.find(payload.head_id), payload.batch
         if self._open.known(payload.request_id):
             raise ProtocolError(FailureCode.REPLAY, f"request id {payload.request_id[:64]!r} was used before")
         if batch > self._max_images:
             raise NumericError(
-                f"{batch} images in one request; at most {self._max_images} are allowed", FailureCode.OVERSIZED
+                f"{batch} inputs in one request; at most {self._max_images} are allowed", FailureCode.OVERSIZED
             )
         self._check_raw(batch, head.classes)
-        self._budgets.count(envelope.sender, payload.head_id, batch)
-        request = ClassifyRequest(payload.request_id, payload.head_id, payload.images)
+        with self._budgets.together():
+            self._budgets.count(envelope.sender, payload.head_id, batch)
+            canaries = self._canaries.due(head.canaries, batch)
+            self._open.use(payload.request_id, *(canary.request_id for canary in canaries))
+        request = ClassifyRequest(payload.request_id, payload.head_id, payload.images, payload.features)
         sent = self.send(MODEL_HOST, request, cause=envelope)
         self._open.add(payload.request_id, OpenRequest(Asker.of(envelope), head, batch, sent.sequence))
-        return [sent, *self._canaries_for(head, batch), *self._forget_the_oldest()]
+        return [sent, *self._canary_requests(head, canaries), *self._forget_the_oldest()]
 
-    def _canaries_for(self, head: HeadNotice, images: int) -> list[Envelope]:
+    def _canary_requests(self, head: HeadNotice, canaries: list[Canary]) -> list[Envelope]:
         envelopes = []
-        for canary in self._canaries.due(head.canaries, images):
+        for canary in canaries:
             sent = self.send(MODEL_HOST, ClassifyRequest(canary.request_id, head.head_id, canary.image))
             request = OpenRequest(Asker(KEY_HOLDER, 0), head, 1, sent.sequence, canary.expected)
             self._open.add(canary.request_id, request)
@@ -258,7 +283,7 @@ class KeyHolder(Party):
         most = MAX_RAW_VALUES // (classes * self._keys().public.plan.degree // 2)
         if batch > most:
             raise NumericError(
-                f"{batch} images in one request; at most {most} are allowed where raw values are released",
+                f"{batch} inputs in one request; at most {most} are allowed where raw values are released",
                 FailureCode.OVERSIZED,
             )
 

@@ -57,6 +57,15 @@ class KnownHeads:
             self._rotation.missing.discard(head.head_id)
         self.revision += 1
 
+    def remove(self, head_id: str) -> bool:
+        """Its owner revoked a head; returns whether it was known. One that was stopped stays so."""
+        known = self._heads.pop(head_id, None) is not None
+        if self._rotation is not None and head_id in self._rotation.missing:
+            self._rotation.missing.discard(head_id)
+            self._rotation.heads -= 1
+        self.revision += 1
+        return known
+
     def find(self, head_id: str) -> HeadNotice:
         """A head that is decided on.
 
@@ -91,6 +100,11 @@ class KnownHeads:
         """Nothing more is decided on any encrypted head until its key is replaced."""
         self._closed = reason
         self.revision += 1
+
+    @property
+    def closures(self) -> dict[str, str]:
+        """Why nothing is decided on a head, by its id, and under "" on any encrypted one."""
+        return {**self._stopped, **({"": self._closed} if self._closed else {})}
 
     # ---- rotation ----------------------------------------------------------------------------------------------
 

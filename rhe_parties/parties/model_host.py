@@ -20,10 +20,12 @@ from rhe_parties.messages.payloads import (
     EncryptedHead,
     Failure,
     HeadInstalled,
+    HeadRevoked,
     HostOrder,
     PlainHead,
     PublicMaterialRequest,
     ResponsePart,
+    RevokeHead,
     TwoLayerHead,
 )
 from rhe_parties.messages.setups import MAX_GATHERED, MAX_HEADS, MAX_IMAGES
@@ -35,9 +37,9 @@ from rhe_parties.model.mlp import DeepHead
 from rhe_parties.parties.base import Asker, Party
 from rhe_parties.parties.gather import Gatherer
 from rhe_parties.parties.host_features import joint_features, saturated_shares
-from rhe_parties.parties.recent import RecentIds
+from rhe_parties.parties.recent import RecentIds, UsedIds
 from rhe_parties.threat.model import ADVERSARY, DATA_OWNER, KEY_HOLDER, MODEL_HOST
-from rhe_parties.types import FloatArray, UInt8Array
+from rhe_parties.types import FloatArray
 
 __all__ = ["Corruption", "HostLimits", "ModelHost"]
 
@@ -56,12 +58,16 @@ _MARGIN_BYTES = 2**20
 
 @dataclass(frozen=True)
 class HostLimits:
-    """What the host takes at most, and how long it gathers; see `ModelHostSetup`."""
+    """What the host takes at most, and how long it gathers; see `ModelHostSetup`.
+
+    `takes_features`: whether who asks may run the backbone itself and send features in place of images.
+    """
 
     gather_delay: float = 0.0
     gather_inputs: int = MAX_GATHERED
     max_images: int = MAX_IMAGES
     max_heads: int = MAX_HEADS
+    takes_features: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,7 @@ class ModelHost(Party):
         clock: seconds on a clock that never goes back.
         evaluator: who multiplies the encrypted head; see `rhe_parties.he.evaluators`.
         corruption: where the adversary controls this host; None: it takes no orders.
+        used: remembers the ids of requests; None: the latest in memory.
     """
 
     def __init__(
@@ -107,6 +114,7 @@ class ModelHost(Party):
         clock: Callable[[], float] = time.monotonic,
         evaluator: str = "auto",
         corruption: Corruption | None = None,
+        used: UsedIds | None = None,
     ) -> None:
         super().__init__(MODEL_HOST, run_id)
         self._backbone = backbone
@@ -123,13 +131,14 @@ class ModelHost(Party):
         # Heads dropped because their key was replaced: id -> that key's fingerprint.
         self._retired: dict[str, str] = {}
         self._waiting: list[Envelope] = []
-        self._taken = RecentIds()
+        self._taken: UsedIds = used if used is not None else RecentIds()
         # Latest gathered replies by their number: should the key holder refuse one, its requests are answered singly.
         self._sent: OrderedDict[int, list[_Held]] = OrderedDict()
         self._handlers |= {
             PlainHead: self._on_plain_head,
             TwoLayerHead: self._on_two_layer_head,
             EncryptedHead: self._on_encrypted_head,
+            RevokeHead: self._on_revoke,
             PublicMaterial: self._on_public_material,
             ClassifyRequest: self._on_classify,
             HostOrder: self._on_order,
@@ -181,6 +190,13 @@ class ModelHost(Party):
             )
         self._waiting.append(envelope)
         return [self.send(KEY_HOLDER, PublicMaterialRequest(), cause=envelope)]
+
+    def _on_revoke(self, envelope: Envelope, payload: RevokeHead) -> list[Envelope]:
+        """What was asked of the head before is answered by it."""
+        self.require_sender(envelope, DATA_OWNER)
+        replies = self._answers([self._gatherer.take(payload.head_id)])
+        known = self._heads.pop(payload.head_id, None) is not None
+        return [*replies, self.answer(envelope, HeadRevoked(payload.head_id, known))]
 
     def _on_failure(self, envelope: Envelope, payload: Failure) -> list[Envelope]:
         """A gathered reply that was refused whole, because of one request in it, must not cost the others theirs."""
@@ -266,17 +282,17 @@ class ModelHost(Party):
         installed = self._heads.get(payload.head_id)
         if installed is None:
             raise self._missing(payload.head_id)
-        self._check_images(payload.images)
+        self._check_inputs(payload, installed)
         if payload.request_id in self._taken:
             raise ProtocolError(FailureCode.REPLAY, f"request id {payload.request_id[:64]!r} was used before")
         self._taken.add(payload.request_id)
         order = self._orders.pop(payload.request_id, None)
         if order is not None and isinstance(order.payload, HostOrder):
             return self._obey(order, order.payload, envelope, payload)
-        images, material = payload.images, self._material
+        material = self._material
         full = material.plan.batch if installed.key_fingerprint and material is not None else PLAIN_BATCH
         held = _Held(Asker.of(envelope), payload)
-        batches = self._gatherer.add(payload.head_id, held, len(images), images.nbytes, full, self._clock())
+        batches = self._gatherer.add(payload.head_id, held, payload.batch, payload.nbytes, full, self._clock())
         return self._answers(batches)
 
     def _on_order(self, envelope: Envelope, payload: HostOrder) -> list[Envelope]:
@@ -296,7 +312,7 @@ class ModelHost(Party):
             response = self._classify([asked])
             return [self.answer(request, response), self.answer(order, response)]
         installed = self._heads[asked.head_id]
-        part = ResponsePart(asked.request_id, len(asked.images), 0)
+        part = ResponsePart(asked.request_id, asked.batch, 0)
         response = sealed(
             ClassifyResponse(
                 asked.head_id, installed.fingerprint, installed.key_fingerprint, (part,), empty(np.float32),
@@ -306,13 +322,21 @@ class ModelHost(Party):
         reply = self.send(request.sender, response, reply_to=request.sequence, cause=order)
         return [reply]
 
-    def _check_images(self, images: UInt8Array) -> None:
-        if len(images) > self._limits.max_images:
+    def _check_inputs(self, request: ClassifyRequest, installed: _Installed) -> None:
+        images, features = request.images, request.features
+        if request.batch > self._limits.max_images:
             raise NumericError(
-                f"{len(images)} images in one request; at most {self._limits.max_images} are allowed",
+                f"{request.batch} inputs in one request; at most {self._limits.max_images} are allowed",
                 FailureCode.OVERSIZED,
             )
-        if images.shape[1] not in (1, 3) or min(images.shape[2:]) < 1:
+        if features.size and not self._limits.takes_features:
+            raise ProtocolError(FailureCode.REFUSED, "this host takes images, not features")
+        if features.size and features.shape[1] != installed.backbone.features:
+            raise NumericError(
+                f"{features.shape[1]} features an input, {installed.backbone.name} gives {installed.backbone.features}",
+                FailureCode.BAD_TENSOR,
+            )
+        if not features.size and (images.shape[1] not in (1, 3) or min(images.shape[2:]) < 1):
             raise NumericError(
                 f"images have shape {list(images.shape[1:])}; expected 1 or 3 channels and at least one pixel",
                 FailureCode.BAD_TENSOR,
@@ -351,8 +375,8 @@ class ModelHost(Party):
         if installed is None:
             raise self._missing(requests[0].head_id)
         on_device = bool(getattr(installed.head, "on_device", False))
-        features = joint_features(installed.backbone, [request.images for request in requests], on_device)
-        sizes = [len(request.images) for request in requests]
+        features = joint_features(installed.backbone, requests, on_device)
+        sizes = [request.batch for request in requests]
         plain, saturated = empty(np.float32), 0
         ciphertexts: tuple[bytes, ...] = ()
         if isinstance(installed.head, LinearHead | BinaryHead):

@@ -11,7 +11,7 @@ from rhe_parties.errors import FailureCode, MessageError, NumericError, Protocol
 from rhe_parties.messages.fingerprints import response_digest
 from rhe_parties.messages.payloads import ClassifyResponse, HeadNotice
 from rhe_parties.parties.base import Asker
-from rhe_parties.parties.recent import RecentIds
+from rhe_parties.parties.recent import RecentIds, UsedIds
 
 __all__ = ["MAX_OPEN", "OpenRequest", "OpenRequests"]
 
@@ -34,11 +34,15 @@ class OpenRequest:
 
 
 class OpenRequests:
-    """Requests by id, oldest first, and the ids that were used before."""
+    """Requests by id, oldest first, and the ids that were used before.
 
-    def __init__(self) -> None:
+    Args:
+        used: where the ids are remembered; None: the latest in memory.
+    """
+
+    def __init__(self, used: UsedIds | None = None) -> None:
         self._open: OrderedDict[str, OpenRequest] = OrderedDict()
-        self._used = RecentIds()
+        self._used: UsedIds = used if used is not None else RecentIds()
 
     def __len__(self) -> int:
         """How many are open."""
@@ -48,8 +52,17 @@ class OpenRequests:
         """The ids of open requests."""
         return iter(self._open)
 
+    def use(self, *request_ids: str) -> None:
+        """These ids are used from now on, whatever becomes of their requests.
+
+        Raises:
+            ProtocolError: REFUSED where that cannot be kept.
+        """
+        for request_id in request_ids:
+            self._used.add(request_id)
+
     def add(self, request_id: str, request: OpenRequest) -> None:
-        """One more waits."""
+        """One more waits, whose id is in use."""
         self._open[request_id] = request
 
     def known(self, request_id: str) -> bool:
@@ -58,9 +71,7 @@ class OpenRequests:
 
     def close(self, request_id: str) -> OpenRequest:
         """Take one out; its id is not used again."""
-        request = self._open.pop(request_id)
-        self._used.add(request_id)
-        return request
+        return self._open.pop(request_id)
 
     def overdue(self) -> list[str]:
         """Ids of the oldest, where more wait than may."""

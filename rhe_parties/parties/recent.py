@@ -1,11 +1,27 @@
-"""Which request ids were used, in bounded memory."""
+"""Which request ids were used."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
+from typing import Protocol
 
-__all__ = ["RecentIds"]
+__all__ = ["RecentIds", "UsedIds", "id_hash"]
+
+
+class UsedIds(Protocol):
+    """Remembers texts that were added: of late, or for good. One that keeps them on disk may refuse to add."""
+
+    def add(self, text: str) -> None:
+        """Remember a text.
+
+        Raises:
+            ProtocolError: REFUSED where it cannot be kept.
+        """
+
+    def __contains__(self, text: str) -> bool: ...
+
+    def __len__(self) -> int: ...
 
 
 class RecentIds:
@@ -17,16 +33,17 @@ class RecentIds:
 
     def add(self, text: str) -> None:
         """Remember a text."""
-        self._seen[_hash(text)] = None
+        self._seen[id_hash(text)] = None
         if len(self._seen) > self._most:
             self._seen.popitem(last=False)
 
     def __contains__(self, text: str) -> bool:
-        return _hash(text) in self._seen
+        return id_hash(text) in self._seen
 
     def __len__(self) -> int:
         return len(self._seen)
 
 
-def _hash(text: str) -> bytes:
+def id_hash(text: str) -> bytes:
+    """What stands for a text where it is remembered: 16 bytes."""
     return hashlib.blake2b(text.encode(), digest_size=16).digest()

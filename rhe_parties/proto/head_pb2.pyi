@@ -102,3 +102,17 @@ class HeadReady(_message.Message):
     HEAD_ID_FIELD_NUMBER: _ClassVar[int]
     head_id: str
     def __init__(self, head_id: _Optional[str] = ...) -> None: ...
+
+class RevokeHead(_message.Message):
+    __slots__ = ("head_id",)
+    HEAD_ID_FIELD_NUMBER: _ClassVar[int]
+    head_id: str
+    def __init__(self, head_id: _Optional[str] = ...) -> None: ...
+
+class HeadRevoked(_message.Message):
+    __slots__ = ("head_id", "known")
+    HEAD_ID_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_FIELD_NUMBER: _ClassVar[int]
+    head_id: str
+    known: bool
+    def __init__(self, head_id: _Optional[str] = ..., known: _Optional[bool] = ...) -> None: ...

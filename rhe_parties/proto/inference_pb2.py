@@ -25,23 +25,23 @@ _sym_db = _symbol_database.Default()
 from rhe_parties.proto import tensor_pb2 as rhe__parties_dot_proto_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!rhe_parties/proto/inference.proto\x12\x0erhe_parties.v1\x1a\x1erhe_parties/proto/tensor.proto\"[\n\x0c\x41skDecisions\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07head_id\x18\x02 \x01(\t\x12&\n\x06images\x18\x03 \x01(\x0b\x32\x16.rhe_parties.v1.Tensor\"^\n\x0f\x43lassifyRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07head_id\x18\x02 \x01(\t\x12&\n\x06images\x18\x03 \x01(\x0b\x32\x16.rhe_parties.v1.Tensor\"D\n\x0cResponsePart\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05\x62\x61tch\x18\x02 \x01(\r\x12\x11\n\tsaturated\x18\x03 \x01(\x04\"\xd6\x01\n\x10\x43lassifyResponse\x12\x0f\n\x07head_id\x18\x01 \x01(\t\x12\x18\n\x10head_fingerprint\x18\x02 \x01(\t\x12\x17\n\x0fkey_fingerprint\x18\x03 \x01(\t\x12+\n\x05parts\x18\x04 \x03(\x0b\x32\x1c.rhe_parties.v1.ResponsePart\x12,\n\x0cplain_logits\x18\x05 \x01(\x0b\x32\x16.rhe_parties.v1.Tensor\x12\x13\n\x0b\x63iphertexts\x18\x06 \x03(\x0c\x12\x0e\n\x06\x64igest\x18\x07 \x01(\x0c\"\xc6\x01\n\x08\x44\x65\x63ision\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07head_id\x18\x02 \x01(\t\x12\'\n\x07\x63lasses\x18\x03 \x01(\x0b\x32\x16.rhe_parties.v1.Tensor\x12\x11\n\tsaturated\x18\x04 \x01(\x04\x12&\n\x06logits\x18\x05 \x01(\x0b\x32\x16.rhe_parties.v1.Tensor\x12\x0c\n\x04used\x18\x06 \x01(\x04\x12#\n\x03raw\x18\x07 \x01(\x0b\x32\x16.rhe_parties.v1.Tensor\"4\n\tHostOrder\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0b\x63iphertexts\x18\x02 \x03(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!rhe_parties/proto/inference.proto\x12\x0erhe_parties.v1\x1a\x1erhe_parties/proto/tensor.proto\"\x85\x01\n\x0c\x41skDecisions\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07head_id\x18\x02 \x01(\t\x12&\n\x06images\x18\x03 \x01(\x0b\x32\x16.rhe_parties.v1.Tensor\x12(\n\x08\x66\x65\x61tures\x18\x04 \x01(\x0b\x32\x16.rhe_parties.v1.Tensor\"\x88\x01\n\x0f\x43lassifyRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07head_id\x18\x02 \x01(\t\x12&\n\x06images\x18\x03 \x01(\x0b\x32\x16.rhe_parties.v1.Tensor\x12(\n\x08\x66\x65\x61tures\x18\x04 \x01(\x0b\x32\x16.rhe_parties.v1.Tensor\"D\n\x0cResponsePart\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05\x62\x61tch\x18\x02 \x01(\r\x12\x11\n\tsaturated\x18\x03 \x01(\x04\"\xd6\x01\n\x10\x43lassifyResponse\x12\x0f\n\x07head_id\x18\x01 \x01(\t\x12\x18\n\x10head_fingerprint\x18\x02 \x01(\t\x12\x17\n\x0fkey_fingerprint\x18\x03 \x01(\t\x12+\n\x05parts\x18\x04 \x03(\x0b\x32\x1c.rhe_parties.v1.ResponsePart\x12,\n\x0cplain_logits\x18\x05 \x01(\x0b\x32\x16.rhe_parties.v1.Tensor\x12\x13\n\x0b\x63iphertexts\x18\x06 \x03(\x0c\x12\x0e\n\x06\x64igest\x18\x07 \x01(\x0c\"\xc6\x01\n\x08\x44\x65\x63ision\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07head_id\x18\x02 \x01(\t\x12\'\n\x07\x63lasses\x18\x03 \x01(\x0b\x32\x16.rhe_parties.v1.Tensor\x12\x11\n\tsaturated\x18\x04 \x01(\x04\x12&\n\x06logits\x18\x05 \x01(\x0b\x32\x16.rhe_parties.v1.Tensor\x12\x0c\n\x04used\x18\x06 \x01(\x04\x12#\n\x03raw\x18\x07 \x01(\x0b\x32\x16.rhe_parties.v1.Tensor\"4\n\tHostOrder\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0b\x63iphertexts\x18\x02 \x03(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'rhe_parties.proto.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ASKDECISIONS']._serialized_start=85
-  _globals['_ASKDECISIONS']._serialized_end=176
-  _globals['_CLASSIFYREQUEST']._serialized_start=178
-  _globals['_CLASSIFYREQUEST']._serialized_end=272
-  _globals['_RESPONSEPART']._serialized_start=274
-  _globals['_RESPONSEPART']._serialized_end=342
-  _globals['_CLASSIFYRESPONSE']._serialized_start=345
-  _globals['_CLASSIFYRESPONSE']._serialized_end=559
-  _globals['_DECISION']._serialized_start=562
-  _globals['_DECISION']._serialized_end=760
-  _globals['_HOSTORDER']._serialized_start=762
-  _globals['_HOSTORDER']._serialized_end=814
+  _globals['_ASKDECISIONS']._serialized_start=86
+  _globals['_ASKDECISIONS']._serialized_end=219
+  _globals['_CLASSIFYREQUEST']._serialized_start=222
+  _globals['_CLASSIFYREQUEST']._serialized_end=358
+  _globals['_RESPONSEPART']._serialized_start=360
+  _globals['_RESPONSEPART']._serialized_end=428
+  _globals['_CLASSIFYRESPONSE']._serialized_start=431
+  _globals['_CLASSIFYRESPONSE']._serialized_end=645
+  _globals['_DECISION']._serialized_start=648
+  _globals['_DECISION']._serialized_end=846
+  _globals['_HOSTORDER']._serialized_start=848
+  _globals['_HOSTORDER']._serialized_end=900
 # @@protoc_insertion_point(module_scope)

@@ -8,24 +8,28 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class AskDecisions(_message.Message):
-    __slots__ = ("request_id", "head_id", "images")
+    __slots__ = ("request_id", "head_id", "images", "features")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     HEAD_ID_FIELD_NUMBER: _ClassVar[int]
     IMAGES_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     head_id: str
     images: _tensor_pb2.Tensor
-    def __init__(self, request_id: _Optional[str] = ..., head_id: _Optional[str] = ..., images: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
+    features: _tensor_pb2.Tensor
+    def __init__(self, request_id: _Optional[str] = ..., head_id: _Optional[str] = ..., images: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., features: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
 
 class ClassifyRequest(_message.Message):
-    __slots__ = ("request_id", "head_id", "images")
+    __slots__ = ("request_id", "head_id", "images", "features")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     HEAD_ID_FIELD_NUMBER: _ClassVar[int]
     IMAGES_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     head_id: str
     images: _tensor_pb2.Tensor
-    def __init__(self, request_id: _Optional[str] = ..., head_id: _Optional[str] = ..., images: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
+    features: _tensor_pb2.Tensor
+    def __init__(self, request_id: _Optional[str] = ..., head_id: _Optional[str] = ..., images: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., features: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
 
 class ResponsePart(_message.Message):
     __slots__ = ("request_id", "batch", "saturated")

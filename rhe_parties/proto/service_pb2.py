@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1frhe_parties/proto/service.proto\x12\x0erhe_parties.v1\"A\n\x05\x43hunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\x12\x0c\n\x04last\x18\x04 \x01(\x08\"3\n\x06Seated\x12\r\n\x05\x65rror\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0c\n\x04\x63ode\x18\x03 \x01(\r\"\x10\n\x0e\x43ollectRequest\"@\n\tCollected\x12\x11\n\tenvelopes\x18\x01 \x03(\x0c\x12\x14\n\x07seconds\x18\x02 \x01(\x01H\x00\x88\x01\x01\x42\n\n\x08_seconds\"\x11\n\x0fProgressRequest\"0\n\x0eProgressReport\x12\x10\n\x08\x66raction\x18\x01 \x01(\x01\x12\x0c\n\x04text\x18\x02 \x01(\t2A\n\x05Party\x12\x38\n\x04Link\x12\x15.rhe_parties.v1.Chunk\x1a\x15.rhe_parties.v1.Chunk(\x01\x30\x01\x32\x8f\x02\n\x04Seat\x12\x37\n\x04Seat\x12\x15.rhe_parties.v1.Chunk\x1a\x16.rhe_parties.v1.Seated(\x01\x12;\n\x07\x44\x65liver\x12\x15.rhe_parties.v1.Chunk\x1a\x15.rhe_parties.v1.Chunk(\x01\x30\x01\x12\x44\n\x07\x43ollect\x12\x1e.rhe_parties.v1.CollectRequest\x1a\x19.rhe_parties.v1.Collected\x12K\n\x08Progress\x12\x1f.rhe_parties.v1.ProgressRequest\x1a\x1e.rhe_parties.v1.ProgressReportb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1frhe_parties/proto/service.proto\x12\x0erhe_parties.v1\"A\n\x05\x43hunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\x12\x0c\n\x04last\x18\x04 \x01(\x08\"3\n\x06Seated\x12\r\n\x05\x65rror\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0c\n\x04\x63ode\x18\x03 \x01(\r\"\x10\n\x0e\x43ollectRequest\"\x10\n\x0eNextDueRequest\"\'\n\x03\x44ue\x12\x14\n\x07seconds\x18\x01 \x01(\x01H\x00\x88\x01\x01\x42\n\n\x08_seconds\"\x11\n\x0fProgressRequest\"0\n\x0eProgressReport\x12\x10\n\x08\x66raction\x18\x01 \x01(\x01\x12\x0c\n\x04text\x18\x02 \x01(\t2A\n\x05Party\x12\x38\n\x04Link\x12\x15.rhe_parties.v1.Chunk\x1a\x15.rhe_parties.v1.Chunk(\x01\x30\x01\x32\xcd\x02\n\x04Seat\x12\x37\n\x04Seat\x12\x15.rhe_parties.v1.Chunk\x1a\x16.rhe_parties.v1.Seated(\x01\x12;\n\x07\x44\x65liver\x12\x15.rhe_parties.v1.Chunk\x1a\x15.rhe_parties.v1.Chunk(\x01\x30\x01\x12\x42\n\x07\x43ollect\x12\x1e.rhe_parties.v1.CollectRequest\x1a\x15.rhe_parties.v1.Chunk0\x01\x12>\n\x07NextDue\x12\x1e.rhe_parties.v1.NextDueRequest\x1a\x13.rhe_parties.v1.Due\x12K\n\x08Progress\x12\x1f.rhe_parties.v1.ProgressRequest\x1a\x1e.rhe_parties.v1.ProgressReportb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,14 +37,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SEATED']._serialized_end=169
   _globals['_COLLECTREQUEST']._serialized_start=171
   _globals['_COLLECTREQUEST']._serialized_end=187
-  _globals['_COLLECTED']._serialized_start=189
-  _globals['_COLLECTED']._serialized_end=253
-  _globals['_PROGRESSREQUEST']._serialized_start=255
-  _globals['_PROGRESSREQUEST']._serialized_end=272
-  _globals['_PROGRESSREPORT']._serialized_start=274
-  _globals['_PROGRESSREPORT']._serialized_end=322
-  _globals['_PARTY']._serialized_start=324
-  _globals['_PARTY']._serialized_end=389
-  _globals['_SEAT']._serialized_start=392
-  _globals['_SEAT']._serialized_end=663
+  _globals['_NEXTDUEREQUEST']._serialized_start=189
+  _globals['_NEXTDUEREQUEST']._serialized_end=205
+  _globals['_DUE']._serialized_start=207
+  _globals['_DUE']._serialized_end=246
+  _globals['_PROGRESSREQUEST']._serialized_start=248
+  _globals['_PROGRESSREQUEST']._serialized_end=265
+  _globals['_PROGRESSREPORT']._serialized_start=267
+  _globals['_PROGRESSREPORT']._serialized_end=315
+  _globals['_PARTY']._serialized_start=317
+  _globals['_PARTY']._serialized_end=382
+  _globals['_SEAT']._serialized_start=385
+  _globals['_SEAT']._serialized_end=718
 # @@protoc_insertion_point(module_scope)

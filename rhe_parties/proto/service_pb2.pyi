@@ -1,7 +1,5 @@
-from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Iterable as _Iterable
 from typing import ClassVar as _ClassVar, Optional as _Optional
 
 DESCRIPTOR: _descriptor.FileDescriptor
@@ -32,13 +30,15 @@ class CollectRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
-class Collected(_message.Message):
-    __slots__ = ("envelopes", "seconds")
-    ENVELOPES_FIELD_NUMBER: _ClassVar[int]
+class NextDueRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Due(_message.Message):
+    __slots__ = ("seconds",)
     SECONDS_FIELD_NUMBER: _ClassVar[int]
-    envelopes: _containers.RepeatedScalarFieldContainer[bytes]
     seconds: float
-    def __init__(self, envelopes: _Optional[_Iterable[bytes]] = ..., seconds: _Optional[float] = ...) -> None: ...
+    def __init__(self, seconds: _Optional[float] = ...) -> None: ...
 
 class ProgressRequest(_message.Message):
     __slots__ = ()

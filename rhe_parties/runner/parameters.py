@@ -121,7 +121,9 @@ class Parameters(BaseModel):
         0.0, ge=0, le=60_000, allow_inf_nan=False, description="how long the host may gather requests for one head"
     )
     seed: int = Field(0, ge=0, lt=2**63, description="root of every random stream but the encryption's")
-    transport: str = Field("ray", description="ray (one actor per party) or local (one process)")
+    transport: str = Field(
+        "ray", description="ray (one actor per party), grpc (one process per party) or local (one process)"
+    )
     address: str | None = Field(None, description="a running Ray cluster to join")
     workers: int = Field(1, ge=1, le=4096, description="Ray tasks for a strategy's independent pieces")
     threads: int = Field(2, ge=1, le=1024, description="threads of numerical code in each process")

@@ -36,7 +36,7 @@ from rhe_parties.transport import RayOptions, Transport, make_transport
 
 __all__ = ["RunRequest", "describe", "keep", "open_transport", "package_versions", "reason", "recorded", "run"]
 
-_PACKAGES = ("rhe-parties", "ray", "torch", "torchvision", "tenseal", "numpy", "protobuf", "scikit-learn")
+_PACKAGES = ("rhe-parties", "ray", "grpcio", "torch", "torchvision", "tenseal", "numpy", "protobuf", "scikit-learn")
 
 
 @dataclass(frozen=True)

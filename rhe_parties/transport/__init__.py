@@ -26,7 +26,7 @@ __all__ = [
     "make_transport",
 ]
 
-TRANSPORTS = ("local", "ray")
+TRANSPORTS = ("local", "ray", "grpc")
 
 
 def make_transport(name: str, ray_options: RayOptions | None = None) -> Transport:
@@ -45,6 +45,10 @@ def make_transport(name: str, ray_options: RayOptions | None = None) -> Transpor
         from rhe_parties.transport.ray_actors import RayTransport
 
         return RayTransport(ray_options or RayOptions())
+    if name == "grpc":
+        from rhe_parties.transport.grpc_parties import GrpcTransport
+
+        return GrpcTransport()
     raise unknown_name("transport", name, TRANSPORTS)
 
 
