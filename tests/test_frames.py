@@ -57,13 +57,17 @@ DAMAGE: dict[str, Callable[[list[bytes]], list[bytes]]] = {
 }
 
 
+def _put_all(assembler: Assembler, pieces: list[bytes]) -> None:
+    for piece in pieces:
+        assert assembler.add(piece) is None
+
+
 @pytest.mark.parametrize("name", DAMAGE)
 def test_damage_is_noticed(name: str) -> None:
     pieces = DAMAGE[name](list(chunks(_data(3 * CHUNK_BYTES + 7))))
     assembler = Assembler()
     with pytest.raises(MessageError) as error:
-        for piece in pieces:
-            assert assembler.add(piece) is None
+        _put_all(assembler, pieces)
     assert error.value.code == FailureCode.MALFORMED
     assert assembler.held <= 4 * CHUNK_BYTES
 
