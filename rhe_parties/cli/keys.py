@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json as json_module
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -92,7 +93,7 @@ def new_command(
     widths = parse_hidden(hidden)
     plan = plan_head(features, classes, widths, batch, logit_error, security, scheme, feature_norm)
     check_sealable(plan)
-    if (vault / IDENTITY).exists():
+    if os.path.exists(vault / IDENTITY):  # False, too, where nothing may be looked at: `create` says why
         opened = open_vault(vault, passphrase_file)
     else:
         opened = Vault.create(vault, _passphrase(vault, passphrase_file, new=True))

@@ -25,6 +25,7 @@ from rhe_parties.cli.heads import heads
 from rhe_parties.cli.keys import keys
 from rhe_parties.cli.listing import list_command
 from rhe_parties.cli.planning import plan_command
+from rhe_parties.cli.serving import serve
 from rhe_parties.cli.sweeping import sweep_command
 from rhe_parties.errors import RheError, UserError
 
@@ -50,6 +51,7 @@ app.add_typer(certificates)
 app.add_typer(heads)
 app.add_typer(keys)
 app.command("plan")(plan_command)
+app.add_typer(serve)
 app.command("sweep")(sweep_command)
 
 Assignments = Annotated[

@@ -6,7 +6,7 @@ file on a disk, and the file in memory lives for one call. Where the system has 
 reads the memory of this process, its swapped pages or core dumps this is no protection.
 
 Inside the seal, in this order, numbers little-endian: SEAL's secret key object as SEAL saves it; then, each with its
-length in front (8 bytes), a purpose, the plan as JSON, the public key, the evaluation keys.
+length in front (8 bytes), a purpose, the plan as JSON, the public key, the evaluation keys, their fingerprint.
 
 A seal hides and shows damage. It does not say who sealed: whoever knows the recipient can seal a key of their own, and
 whoever kept an old seal can put it back.
@@ -34,7 +34,6 @@ __all__ = ["check_sealable", "sealed_custody", "unsealed_custody"]
 
 _PURPOSE = b"rhe_parties sealed key 1"
 _LENGTH_BYTES = 8
-_PARTS = 4
 _SEALABLE = ("bfv", "ckks")
 
 
@@ -118,7 +117,8 @@ def _unfit(reason: str) -> SchemeError:
 
 
 def _framed(public: PublicMaterial) -> bytes:
-    parts = (_PURPOSE, json.dumps(public.plan.choices()).encode(), public.public_key, public.evaluation_keys)
+    plan = json.dumps(public.plan.choices()).encode()
+    parts = (_PURPOSE, plan, public.public_key, public.evaluation_keys, public.fingerprint.encode())
     return b"".join(len(part).to_bytes(_LENGTH_BYTES, "little") + part for part in parts)
 
 
@@ -126,20 +126,23 @@ def _public_behind(opened: FileIO) -> PublicMaterial:
     """What stands behind the secret, which is not read.
 
     Raises:
-        SchemeError: WRONG_KEY where that is anything but plan and public keys, MALFORMED for an unsound plan.
+        SchemeError: WRONG_KEY where that is anything but plan, public keys and their fingerprint, MALFORMED for an
+            unsound plan.
     """
     opened.seek(0)
     size = object_size(opened.read(OBJECT_HEADER_BYTES), FailureCode.WRONG_KEY)
     opened.seek(min(size, opened.seek(0, 2)))
-    rest, parts = opened.readall(), list[bytes]()
-    while rest and len(parts) < _PARTS:
+    whole = rest = opened.readall()
+    parts: list[bytes] = []
+    while rest:
         end = _LENGTH_BYTES + int.from_bytes(rest[:_LENGTH_BYTES], "little")
         parts.append(rest[_LENGTH_BYTES:end])
         rest = rest[end:]
-    if len(parts) != _PARTS or parts[0] != _PURPOSE or rest:
-        raise _unfit("it holds something else than this program seals")
     try:
-        plan = HeadPlan.from_dict(json.loads(parts[1]))
+        _, plan, public_key, evaluation_keys, _ = parts
+        public = public_material(HeadPlan.from_dict(json.loads(plan)), public_key, evaluation_keys)
     except ValueError as error:
-        raise _unfit(f"its plan cannot be read ({error})") from None
-    return public_material(plan, parts[2], parts[3])
+        raise _unfit(f"it holds something else than this program seals ({error})") from None
+    if _framed(public) != whole:
+        raise _unfit("what it holds does not match its fingerprint, or is of another version of this program")
+    return public

@@ -99,7 +99,8 @@ class ModelHostSetup:
     `gather_delay_ms`: how long a request may wait for others of the same head (0: not at all); `gather_inputs`: most
     inputs held at a time; `max_images`: most images in one request; `max_heads`: most heads installed at a time;
     `evaluator`: who multiplies the encrypted head (`rhe_parties.he.evaluators`). `corrupted`: the adversary's seat
-    may have copies of replies; `active`: and have others sent in their place.
+    may have copies of replies; `active`: and have others sent in their place. `takes_features`: callers may send
+    features in place of images.
     """
 
     backbone: BackboneSpec
@@ -111,6 +112,7 @@ class ModelHostSetup:
     evaluator: str = "auto"
     corrupted: bool = False
     active: bool = False
+    takes_features: bool = False
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.gather_delay_ms) or self.gather_delay_ms < 0:

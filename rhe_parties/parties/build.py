@@ -71,7 +71,8 @@ def _computing_party(run_id: str, role: DataOwnerSetup | ModelHostSetup | Advers
     if isinstance(role, ModelHostSetup):
         from rhe_parties.parties.model_host import Corruption, HostLimits, ModelHost
 
-        limits = HostLimits(role.gather_delay_ms / 1000, role.gather_inputs, role.max_images, role.max_heads)
+        delay = role.gather_delay_ms / 1000
+        limits = HostLimits(delay, role.gather_inputs, role.max_images, role.max_heads, role.takes_features)
         corruption = Corruption(role.active) if role.corrupted else None
         return ModelHost(run_id, _backbone(role.backbone), limits, evaluator=role.evaluator, corruption=corruption)
     return _adversary(run_id, role, pool)

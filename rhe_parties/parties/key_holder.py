@@ -213,6 +213,11 @@ class KeyHolder(Party):
         """Counts the changes of what `state` gives, so that a server keeps it before it answers."""
         return self._known.revision
 
+    @property
+    def closures(self) -> dict[str, str]:
+        """See `KnownHeads.closures`."""
+        return self._known.closures
+
     def state(self) -> bytes:
         """What is known of heads and of an open rotation, for `restore`; secret: it holds scales and tags of heads.
 

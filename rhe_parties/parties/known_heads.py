@@ -101,6 +101,11 @@ class KnownHeads:
         self._closed = reason
         self.revision += 1
 
+    @property
+    def closures(self) -> dict[str, str]:
+        """Why nothing is decided on a head, by its id, and under "" on any encrypted one."""
+        return {**self._stopped, **({"": self._closed} if self._closed else {})}
+
     # ---- rotation ----------------------------------------------------------------------------------------------
 
     def replaced(self, old: str, asker: Asker | None) -> Asker | None:

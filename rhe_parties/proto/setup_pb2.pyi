@@ -66,7 +66,7 @@ class DataOwnerSetup(_message.Message):
     def __init__(self, backbone: _Optional[_Union[BackboneSpec, _Mapping]] = ..., recipe: _Optional[_Union[_adversary_pb2.RecipeSpec, _Mapping]] = ..., defences: _Optional[_Iterable[_Union[DefenceSpec, _Mapping]]] = ..., classes: _Optional[int] = ..., seed: _Optional[int] = ..., images: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., labels: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., sets: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., threads: _Optional[int] = ..., max_heads: _Optional[int] = ..., tag: _Optional[bool] = ..., canaries: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
 
 class ModelHostSetup(_message.Message):
-    __slots__ = ("backbone", "threads", "gather_delay_ms", "gather_inputs", "max_images", "max_heads", "evaluator", "corrupted", "active")
+    __slots__ = ("backbone", "threads", "gather_delay_ms", "gather_inputs", "max_images", "max_heads", "evaluator", "corrupted", "active", "takes_features")
     BACKBONE_FIELD_NUMBER: _ClassVar[int]
     THREADS_FIELD_NUMBER: _ClassVar[int]
     GATHER_DELAY_MS_FIELD_NUMBER: _ClassVar[int]
@@ -76,6 +76,7 @@ class ModelHostSetup(_message.Message):
     EVALUATOR_FIELD_NUMBER: _ClassVar[int]
     CORRUPTED_FIELD_NUMBER: _ClassVar[int]
     ACTIVE_FIELD_NUMBER: _ClassVar[int]
+    TAKES_FEATURES_FIELD_NUMBER: _ClassVar[int]
     backbone: BackboneSpec
     threads: int
     gather_delay_ms: float
@@ -85,7 +86,8 @@ class ModelHostSetup(_message.Message):
     evaluator: str
     corrupted: bool
     active: bool
-    def __init__(self, backbone: _Optional[_Union[BackboneSpec, _Mapping]] = ..., threads: _Optional[int] = ..., gather_delay_ms: _Optional[float] = ..., gather_inputs: _Optional[int] = ..., max_images: _Optional[int] = ..., max_heads: _Optional[int] = ..., evaluator: _Optional[str] = ..., corrupted: _Optional[bool] = ..., active: _Optional[bool] = ...) -> None: ...
+    takes_features: bool
+    def __init__(self, backbone: _Optional[_Union[BackboneSpec, _Mapping]] = ..., threads: _Optional[int] = ..., gather_delay_ms: _Optional[float] = ..., gather_inputs: _Optional[int] = ..., max_images: _Optional[int] = ..., max_heads: _Optional[int] = ..., evaluator: _Optional[str] = ..., corrupted: _Optional[bool] = ..., active: _Optional[bool] = ..., takes_features: _Optional[bool] = ...) -> None: ...
 
 class KeyHolderSetup(_message.Message):
     __slots__ = ("plan", "query_budget", "release", "max_images", "noise_check", "canaries", "canary_share", "defences")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rhe_parties.errors import FailureCode
 from rhe_parties.messages.payloads import (
@@ -25,10 +25,16 @@ _MAX_TEXT = 300
 
 
 class Auditor:
-    """A keeper (`rhe_parties.service.grpc_server.Keeper`) of a key holder: one row for each decision and refusal."""
+    """A keeper (`rhe_parties.service.grpc_server.Keeper`) of a key holder: one row for each decision and refusal.
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
+    Args:
+        ledger: where the rows go.
+        closures: `KeyHolder.closures`, of one that was restored already.
+    """
+
+    def __init__(self, ledger: Ledger, closures: Callable[[], dict[str, str]]) -> None:
+        self._ledger, self._closures = ledger, closures
+        self._closed = closures()
 
     def keep(self, kind: str, received: bytes, outgoing: list[Outgoing]) -> None:
         """See `Keeper.keep`.
@@ -37,7 +43,10 @@ class Auditor:
             ProtocolError: REFUSED where the ledger cannot be written.
         """
         del received
-        self._ledger.record_all(events_of(kind, outgoing))
+        closed = self._closures()
+        news = [_closure(head_id, reason) for head_id, reason in closed.items() - self._closed.items()]
+        self._ledger.record_all([*events_of(kind, outgoing), *news])
+        self._closed = closed
 
 
 def events_of(kind: str, outgoing: Sequence[Outgoing]) -> list[Event]:
@@ -67,8 +76,14 @@ def events_of(kind: str, outgoing: Sequence[Outgoing]) -> list[Event]:
     return events
 
 
+def _closure(head_id: str, reason: str) -> Event:
+    if head_id:
+        return Event(AuditEvent.HEAD_STOPPED, MODEL_HOST, {"head": head_id, "reason": reason[:_MAX_TEXT]})
+    return Event(AuditEvent.KEY_CLOSED, MODEL_HOST, {"reason": reason[:_MAX_TEXT]})
+
+
 def _refusal(payload: Failure, recipient: str) -> Event:
-    """What a host is told of its reply says why a head is stopped or a key closed; nobody else's text is kept."""
+    """What a host is told of its reply says what was wrong with it; nobody else's text is kept."""
     code = FailureCode(payload.code).name if payload.code in set(FailureCode) else str(payload.code)
     if recipient == MODEL_HOST:
         return Event(AuditEvent.REPLY_REFUSED, recipient, {"code": code, "text": payload.text[:_MAX_TEXT]})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import AbstractContextManager
 
 from rhe_parties.parties.budgets import MAX_CLIENTS, Budgets
@@ -44,6 +45,13 @@ class DurableBudgets(Budgets):
             super().admit(client, budget)
             self._ledger.if_undone(lambda: self._admit_again(client, before))
             connection.execute("INSERT OR REPLACE INTO clients VALUES (?, ?)", (client, budget))
+
+    def dismiss_others(self, clients: Collection[str]) -> None:
+        """Only these of the clients admitted before are so still; what the others had decided stays counted."""
+        with self._ledger.transaction() as connection:
+            for client in [client for client in self._clients if client not in clients]:
+                del self._clients[client]
+                connection.execute("DELETE FROM clients WHERE client = ?", (client,))
 
     def _admit_again(self, client: str, before: int | None) -> None:
         if before is None:

@@ -92,6 +92,7 @@ class PartyServer:
         limits: bounds.
         trunk: name of the other server, without which nothing can be decided.
         note: called with (event, who, what) for what an operator wants to know of.
+        handled: called in the party's thread with (kind, seconds, what went out) after each envelope.
     """
 
     def __init__(
@@ -102,8 +103,10 @@ class PartyServer:
         limits: Limits,
         trunk: str,
         note: Callable[[str, str, str], None],
+        handled: Callable[[str, float, list[Outgoing]], None],
     ) -> None:
         self.party = party
+        self._handled = handled
         self.limits = limits
         self._admit, self._keeper, self._trunk, self._note = admit, keeper, trunk, note
         self._worker = ThreadPoolExecutor(1, thread_name_prefix=party.name)
@@ -202,17 +205,26 @@ class PartyServer:
         asker = Asker(header.sender, header.sequence)
         if self.draining and not header.reply_to and not link.trunk:
             return self._refusal(asker, ProtocolError(FailureCode.UNAVAILABLE, self.draining), header)
+        started = time.perf_counter()
         outgoing = self.party.respond(data)
         try:
             self._keeper.keep(header.kind, data, outgoing)
         except ProtocolError as error:
             self._note("not kept", header.sender, error.text)
-            return self._refusal(asker, error, header)
+            return self._instead(asker, outgoing, error, header)
+        self._handled(header.kind, time.perf_counter() - started, outgoing)
         return _Handled(outgoing, self.party.due(), header)
 
     def _refusal(self, asker: Asker, error: ProtocolError, header: Header | None = None) -> _Handled:
         failure = self.party.refuse(asker, error)
         return _Handled([Outgoing(failure, encode(failure))], self.party.due(), header)
+
+    def _instead(self, asker: Asker, outgoing: list[Outgoing], error: ProtocolError, header: Header) -> _Handled:
+        """What could not be kept must not go out: whoever would have got an answer is told so, and `asker` too."""
+        waiting = [Asker(item.envelope.recipient, item.envelope.reply_to) for item in outgoing]
+        refused = dict.fromkeys([asker, *(one for one in waiting if one.sequence)])
+        failures = [self.party.refuse(one, error) for one in refused]
+        return _Handled([Outgoing(failure, encode(failure)) for failure in failures], self.party.due(), header)
 
     async def put_own(self, data: bytes) -> None:
         """Put an envelope before the party that this server made itself, and send what comes of it."""

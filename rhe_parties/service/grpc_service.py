@@ -24,6 +24,7 @@ from rhe_parties.service.grpc_gate import Gate, check_plaintext, server_credenti
 from rhe_parties.service.grpc_links import LINK, MESSAGE_OPTIONS, PARTY_KEY, Link, channel_to, why
 from rhe_parties.service.grpc_server import Keeper, Limits, PartyServer
 from rhe_parties.service.identity import Identity
+from rhe_parties.service.telemetry import Telemetry
 from rhe_parties.threat.model import KEY_HOLDER, MODEL_HOST
 
 __all__ = ["Service", "ServiceOptions"]
@@ -63,6 +64,7 @@ class Service:
         keeper: see `Keeper`.
         gate: who is let in.
         note: called with (event, who, what).
+        telemetry: what Prometheus may read.
     """
 
     def __init__(
@@ -72,12 +74,14 @@ class Service:
         keeper: Keeper,
         gate: Gate,
         note: Callable[[str, str, str], None],
+        telemetry: Telemetry,
     ) -> None:
         if options.credentials is None:
             check_plaintext(options.address)
         self._options, self._note = options, note
         trunk = KEY_HOLDER if party.name == MODEL_HOST else MODEL_HOST
-        self.server = PartyServer(party, gate.admit, keeper, options.limits, trunk, note)
+        self.server = PartyServer(party, gate.admit, keeper, options.limits, trunk, note, telemetry.handled)
+        telemetry.watch(lambda: self.server.waiting, lambda: sum(self.server.parties.values()))
         self._health = health.aio.HealthServicer()
         #: The port that is listened at, once it is.
         self.port = 0
