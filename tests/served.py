@@ -18,6 +18,7 @@ from rhe_parties.service.grpc_gate import Gate
 from rhe_parties.service.grpc_server import NothingKept
 from rhe_parties.service.grpc_service import Service, ServiceOptions
 from rhe_parties.service.revocation import REVOKED_FILE
+from rhe_parties.service.telemetry import Telemetry
 from rhe_parties.threat.model import KEY_HOLDER, MODEL_HOST
 
 __all__ = ["Served", "ServedPair"]
@@ -42,7 +43,7 @@ class Served:
         revoked = None if folder is None else folder / REVOKED_FILE
         options = ServiceOptions("127.0.0.1:0", deployment, credentials, peer, grace_seconds=1.0)
         gate = Gate(party.name, deployment, folder is None, revoked, _unnoted)
-        self._service = Service(party, options, NothingKept(), gate, _unnoted)
+        self._service = Service(party, options, NothingKept(), gate, _unnoted, Telemetry())
         self._loop, self._ready = _Loop(), threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
