@@ -22,6 +22,7 @@ from rhe_parties.cli.certificates import certificates
 from rhe_parties.cli.fuzzing import fuzz_command
 from rhe_parties.cli.keys import keys
 from rhe_parties.cli.listing import list_command
+from rhe_parties.cli.picturing import pictures_command
 from rhe_parties.cli.planning import plan_command
 from rhe_parties.cli.serving import serve
 from rhe_parties.cli.sweeping import sweep_command
@@ -46,6 +47,7 @@ bench.command("shadows")(shadows_command)
 app.add_typer(bench)
 app.add_typer(certificates)
 app.add_typer(keys)
+app.command("pictures")(pictures_command)
 app.command("plan")(plan_command)
 app.add_typer(serve)
 app.command("sweep")(sweep_command)
