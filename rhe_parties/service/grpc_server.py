@@ -27,7 +27,7 @@ from rhe_parties.messages.frames import SERVICES
 from rhe_parties.messages.payloads import Payload
 from rhe_parties.parties.base import Asker, Outgoing, Party
 from rhe_parties.service.desk import Desk, Ticket
-from rhe_parties.service.grpc_links import LINK, Link, envelopes
+from rhe_parties.service.grpc_links import LINK, PARTY_KEY, Link, envelopes
 
 __all__ = ["Keeper", "Limits", "NothingKept", "PartyServer", "Stranger"]
 
@@ -132,6 +132,7 @@ class PartyServer:
                 raise Stranger(f"{self.limits.links} links are open, no more are taken")
         except Stranger as error:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
+        await context.send_initial_metadata(((PARTY_KEY, self.party.name),))
         await self.run(link, context.read, context.write)
         if link.cut:
             await context.abort(grpc.StatusCode.ABORTED, link.cut)

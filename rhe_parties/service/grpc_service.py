@@ -21,7 +21,7 @@ from rhe_parties.messages.payloads import PublicMaterialRequest
 from rhe_parties.parties.base import Party
 from rhe_parties.service.certificates import Credentials
 from rhe_parties.service.grpc_gate import Gate, check_plaintext, server_credentials
-from rhe_parties.service.grpc_links import LINK, MESSAGE_OPTIONS, PARTY_KEY, Link, channel_to, why
+from rhe_parties.service.grpc_links import LINK, MESSAGE_OPTIONS, PARTY_KEY, Link, accepted, channel_to, why
 from rhe_parties.service.grpc_server import Keeper, Limits, PartyServer
 from rhe_parties.service.identity import Identity
 from rhe_parties.service.telemetry import Telemetry
@@ -158,7 +158,7 @@ class Service:
         metadata = ((PARTY_KEY, self.server.party.name),)
         async with channel_to(address, host, self._options.credentials) as channel:
             call: Any = channel.stream_stream(LINK)(metadata=metadata)
-            await call.wait_for_connection()
+            await accepted(call)
             self._note("link opened", MODEL_HOST, address)
             link = Link(MODEL_HOST, trunk=True)
             running = asyncio.create_task(self.server.run(link, call.read, call.write))
