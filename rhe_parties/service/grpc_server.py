@@ -27,7 +27,7 @@ from rhe_parties.messages.frames import SERVICES
 from rhe_parties.messages.payloads import Payload
 from rhe_parties.parties.base import Asker, Outgoing, Party
 from rhe_parties.service.desk import Desk, Ticket
-from rhe_parties.service.grpc_links import LINK, Link, envelopes
+from rhe_parties.service.grpc_links import LINK, Link, envelopes, why
 
 __all__ = ["Keeper", "Limits", "NothingKept", "PartyServer", "Stranger"]
 
@@ -144,7 +144,9 @@ class PartyServer:
         closing = asyncio.create_task(link.closing.wait())
         try:
             await asyncio.wait((writer, reader, closing), return_when=asyncio.FIRST_COMPLETED)
-            if reader.done() and not reader.exception():
+            if writer.done():
+                link.close("the link broke")
+            elif reader.done():
                 await link.flushed()
         finally:
             for task in (writer, reader, closing):
@@ -170,7 +172,12 @@ class PartyServer:
         except ProtocolError as error:
             self._note("unreadable", link.party, error.text)
             link.close(error.text)
-        except (aio.AioRpcError, asyncio.InvalidStateError, aio.UsageError):
+        except aio.AioRpcError as error:
+            link.close(f"the link broke: {why(error)}")
+        except (asyncio.InvalidStateError, aio.UsageError):
+            link.close("the link broke")
+        except Exception as error:  # a defect of ours costs this link and no other
+            self._note("link failed", link.party, repr(error))
             link.close("the link broke")
 
     # ---- envelopes ---------------------------------------------------------------------------------------------
@@ -207,13 +214,21 @@ class PartyServer:
             return self._refusal(asker, ProtocolError(FailureCode.UNAVAILABLE, self.draining), header)
         started = time.perf_counter()
         outgoing = self.party.respond(data)
-        try:
-            self._keeper.keep(header.kind, data, outgoing)
-        except ProtocolError as error:
-            self._note("not kept", header.sender, error.text)
+        error = self._not_kept(header.kind, header.sender, data, outgoing)
+        if error is not None:
             return self._instead(asker, outgoing, error, header)
         self._handled(header.kind, time.perf_counter() - started, outgoing)
         return _Handled(outgoing, self.party.due(), header)
+
+    def _not_kept(self, kind: str, who: str, data: bytes, outgoing: list[Outgoing]) -> ProtocolError | None:
+        """Have it kept; what went wrong, if anything did."""
+        try:
+            self._keeper.keep(kind, data, outgoing)
+        except Exception as error:
+            told = error if isinstance(error, ProtocolError) else ProtocolError(FailureCode.INTERNAL, repr(error))
+            self._note("not kept", who, told.text)
+            return told
+        return None
 
     def _refusal(self, asker: Asker, error: ProtocolError, header: Header | None = None) -> _Handled:
         failure = self.party.refuse(asker, error)
@@ -232,10 +247,7 @@ class PartyServer:
 
     def _handle_own(self, data: bytes) -> _Handled:
         outgoing, header = self.party.respond(data), peek(data)
-        try:
-            self._keeper.keep("" if header is None else header.kind, data, outgoing)
-        except ProtocolError as error:
-            self._note("not kept", self.party.name, error.text)
+        self._not_kept("" if header is None else header.kind, self.party.name, data, outgoing)
         return _Handled(outgoing, self.party.due())
 
     async def command(self, sender: str, payload: Payload) -> None:
