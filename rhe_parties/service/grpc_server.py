@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 import time
 from collections import deque
 from collections.abc import Callable
@@ -66,11 +67,13 @@ class Limits:
         request_seconds: how long a request may wait for its answer.
         requests_per_link: requests of one client that may wait at a time.
         links: open at a time.
+        links_per_party: of these, so that nobody takes the places of all others.
     """
 
     request_seconds: float = 30.0
     requests_per_link: int = 64
     links: int = 4096
+    links_per_party: int = 256
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,8 @@ class PartyServer:
         self.party = party
         self._handled = handled
         self.limits = limits
+        # Answers to the process before this one, which died, must not be taken for answers to this one.
+        party.number_from(secrets.randbits(60))
         self._admit, self._keeper, self._trunk, self._note = admit, keeper, trunk, note
         self._worker = ThreadPoolExecutor(1, thread_name_prefix=party.name)
         self._desk: Desk[Link] = Desk(party.run_id, party.name)
@@ -130,6 +135,8 @@ class PartyServer:
             link = self._admit(context)
             if sum(map(len, self._links.values())) >= self.limits.links:
                 raise Stranger(f"{self.limits.links} links are open, no more are taken")
+            if len(self._links.get(link.party, ())) >= self.limits.links_per_party:
+                raise Stranger(f"{self.limits.links_per_party} links of {link.party} are open, no more are taken")
         except Stranger as error:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
         await self.run(link, context.read, context.write)
@@ -185,7 +192,8 @@ class PartyServer:
     async def _received(self, link: Link, data: bytes) -> None:
         handled = await self._in_worker(self._handle, link, data)
         ticket = None
-        if handled.header is not None and not link.trunk and not handled.header.reply_to:
+        # Whatever is no failure may be answered, and what it says that it answers is for its sender to choose.
+        if handled.header is not None and not link.trunk and handled.header.kind != "failure":
             ticket = self._opened(link, handled.header)
         await self._send(handled, ticket, wait=not link.trunk)
         await self._fewer_waiting(link, self.limits.requests_per_link)
@@ -210,7 +218,10 @@ class PartyServer:
                 FailureCode.REFUSED, f"an envelope of {header.sender[:64]!r} came over the link of {link.party!r}"
             )
         asker = Asker(header.sender, header.sequence)
-        if self.draining and not header.reply_to and not link.trunk:
+        if (header.run_id, header.recipient) != (self.party.run_id, self.party.name):
+            text = f"this is {self.party.name} of {self.party.run_id!r}; the envelope is for another"
+            return self._refusal(asker, ProtocolError(FailureCode.UNEXPECTED, text), header)
+        if self.draining and not link.trunk:
             return self._refusal(asker, ProtocolError(FailureCode.UNAVAILABLE, self.draining), header)
         started = time.perf_counter()
         outgoing = self.party.respond(data)
