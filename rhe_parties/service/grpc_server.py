@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
+import math
 import secrets
 import time
 from collections import deque
@@ -22,7 +24,7 @@ import grpc
 from grpc import aio
 
 from rhe_parties.errors import FailureCode, ProtocolError
-from rhe_parties.messages import Envelope, encode, peek
+from rhe_parties.messages import MAX_ENVELOPE_BYTES, Envelope, encode, peek
 from rhe_parties.messages.envelope import Header
 from rhe_parties.messages.frames import SERVICES
 from rhe_parties.messages.payloads import Payload
@@ -35,6 +37,8 @@ __all__ = ["Keeper", "Limits", "NothingKept", "PartyServer", "Stranger"]
 _LOG = logging.getLogger("rhe.service")
 # How often requests are looked through for those that wait too long.
 _SWEEP_SECONDS = 0.25
+# How often links are looked through for those that must not go on.
+_LOOK_SECONDS = 1.0
 
 
 class Keeper(Protocol):
@@ -173,7 +177,7 @@ class PartyServer:
 
     async def _read(self, link: Link, read: Callable[[], Any]) -> None:
         try:
-            async for data in envelopes(read):
+            async for data in envelopes(read, functools.partial(self._holding, link)):
                 await self._received(link, data)
             await self._fewer_waiting(link, 1)  # the other end asks no more, but waits
         except ProtocolError as error:
@@ -187,11 +191,30 @@ class PartyServer:
             self._note("link failed", link.party, repr(error))
             link.close("the link broke")
 
+    def _holding(self, link: Link, size: int) -> None:
+        link.held, link.heard = size, time.monotonic()
+        held = sum(one.held for one in self._links[link.party])
+        if held > MAX_ENVELOPE_BYTES:
+            raise ProtocolError(
+                FailureCode.OVERSIZED,
+                f"{held} bytes of {link.party} are under way; at most {MAX_ENVELOPE_BYTES} may be",
+            )
+
+    def _look_after(self, now: float) -> None:
+        """Cut links that stopped in the middle of an envelope, and those of parties that are let in no more."""
+        for link in [link for links in self._links.values() for link in links]:
+            stopped = link.held and now - link.heard > self.limits.request_seconds
+            reason = "it stopped in the middle of an envelope" if stopped else link.objection()
+            if reason and not link.closing.is_set():
+                self._note("link cut", link.party, reason)
+                link.close(reason)
+
     # ---- envelopes ---------------------------------------------------------------------------------------------
 
     async def _received(self, link: Link, data: bytes) -> None:
+        link.heard = math.inf  # all of it is there; that it waits for its turn is not its fault
         handled = await self._in_worker(self._handle, link, data)
-        ticket = None
+        ticket, link.held = None, 0
         # Whatever is no failure may be answered, and what it says that it answers is for its sender to choose.
         if handled.header is not None and not link.trunk and handled.header.kind != "failure":
             ticket = self._opened(link, handled.header)
@@ -312,10 +335,14 @@ class PartyServer:
         task.add_done_callback(self._tasks.discard)
 
     async def sweep(self) -> None:
-        """End requests that wait too long, until cancelled."""
+        """End requests that wait too long, and links that must not go on, until cancelled."""
+        look = 0.0
         while True:
             await asyncio.sleep(_SWEEP_SECONDS)
             now = time.monotonic()
+            if now >= look:
+                self._look_after(now)
+                look = now + _LOOK_SECONDS
             while self._deadlines and (self._deadlines[0][0] <= now or not self._desk.waits(self._deadlines[0][1])):
                 _, ticket = self._deadlines.popleft()
                 await self._end(ticket)
