@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -250,3 +252,10 @@ def test_no_message_can_carry_a_secret_key() -> None:
     ]
     assert names
     assert not [name for name in names if "secret" in name.lower() or "private_key" in name.lower()]
+
+
+def test_the_table_of_messages_is_whole() -> None:
+    text = (Path(__file__).parents[1] / "protos" / "README.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    named = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+    assert sorted(named) == sorted(PAYLOADS)

@@ -126,6 +126,24 @@ def test_libraries_stay_in_their_files(library: str, allowed: set[str]) -> None:
     assert users <= allowed
 
 
+def test_secret_keys_are_named_where_they_are_made_and_sealed_alone() -> None:
+    """Everybody else has a custody, which shows none."""
+    schemes = {f"he/{name}.py" for name in ("bfv", "ckks", "levelled")}
+    allowed = {
+        "secret_key": schemes,
+        "fresh_keys": schemes | {"he/plain.py", "he/scheme.py", "he/sealed.py"},
+        "custody_of": schemes | {"he/plain.py", "he/scheme.py", "he/sealed.py"},
+        "sealed_custody": {"he/sealed.py", "service/vault.py"},
+    }
+    found: dict[str, set[str]] = {name: set() for name in allowed}
+    for path in _files():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            name = node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", getattr(node, "name", ""))
+            if name in found:
+                found[name].add(str(path.relative_to(PACKAGE)))
+    assert found == allowed
+
+
 def test_generated_code_is_imported_by_messages_alone() -> None:
     users = {_row(path) for path in _files() if any("_pb2" in m or m == "rhe_parties.proto" for m in _imports(path))}
     assert users <= {"messages", "proto"}

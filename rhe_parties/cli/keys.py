@@ -6,6 +6,7 @@ SEAL and `pyrage` are loaded by the commands that need them, not with the comman
 from __future__ import annotations
 
 import json as json_module
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -87,7 +88,7 @@ def new_command(
     widths = parse_hidden(hidden)
     plan = plan_head(features, classes, widths, batch, logit_error, security, scheme, feature_norm)
     check_sealable(plan)
-    if (vault / IDENTITY).exists():
+    if os.path.exists(vault / IDENTITY):  # False, too, where nothing may be looked at: `create` says why
         opened = open_vault(vault, passphrase_file)
     else:
         opened = Vault.create(vault, _passphrase(vault, passphrase_file, new=True))

@@ -56,7 +56,7 @@ class VaultFile:
 class Vault(NoCopies):
     """An open vault; no other process can open it until `close`, or the end of a `with` block.
 
-    Made by `create` or `open`.
+    Made by `create` or `open`. Not for several threads at once.
     """
 
     __slots__ = ("__identity", "_files")
@@ -78,6 +78,7 @@ class Vault(NoCopies):
         try:
             folder.mkdir(mode=FOLDER_MODE, parents=True)
             folder.chmod(FOLDER_MODE)  # whatever the umask
+            _sync_folder(folder.absolute().parent)
         except FileExistsError:
             pass
         except OSError as error:
@@ -253,9 +254,9 @@ class Vault(NoCopies):
             VaultError: the folder holds something, the file is no backup, or the folder cannot be written.
         """
         files = _archived(file)
-        if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir() or any(folder.iterdir())):
-            raise VaultError(f"{str(folder)!r} is there already; a backup is restored into a folder of its own")
         try:
+            if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir() or any(folder.iterdir())):
+                raise VaultError(f"{str(folder)!r} is there already; a backup is restored into a folder of its own")
             folder.parent.mkdir(parents=True, exist_ok=True)
             staged = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
             try:
