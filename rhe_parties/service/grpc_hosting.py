@@ -182,7 +182,7 @@ def _who(settings: ServiceSettings, role: str) -> tuple[Credentials | None, str]
 def _options(
     settings: ServiceSettings, deployment: str, credentials: Credentials | None, peer: str | None
 ) -> ServiceOptions:
-    limits = Limits(settings.request_seconds, settings.requests_per_client, settings.links)
+    limits = Limits(settings.request_seconds, settings.requests_per_client, settings.links, settings.links_per_client)
     return ServiceOptions(settings.listen, deployment, credentials, peer, limits, settings.grace_seconds)
 
 
