@@ -20,6 +20,7 @@ from rhe_parties.bench.serve_servers import ENCRYPTED, PLAIN, Deployment, Memory
 from rhe_parties.errors import ParameterError
 from rhe_parties.model.backbone import load_backbone
 from rhe_parties.parties.budgets import MAX_CLIENTS
+from rhe_parties.threads import limited_threads, one_blas_thread
 from rhe_parties.threat.model import KEY_HOLDER, MODEL_HOST
 
 __all__ = ["LOAD", "MAX_SECONDS", "MAX_SERVED_CLIENTS", "ServeBench", "ServeCase", "ServeSoak", "ServeWishes",
@@ -164,7 +165,9 @@ def _served(wishes: ServeWishes, clients: dict[str, int], links: int, progress: 
     """Both servers with both heads, and a load generator with so many links to them."""
     progress("backbone")
     weights = "" if wishes.backbone == "strokenet" else "random:0"  # they do not change the time
-    backbone = load_backbone(wishes.backbone, weights or None)
+    one_blas_thread()
+    with limited_threads(os.cpu_count() or 1):  # random weights are scaled by what is computed, as in the host
+        backbone = load_backbone(wishes.backbone, weights or None)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rhe-serve-")))
         load = stack.enter_context(LoadGenerator())
