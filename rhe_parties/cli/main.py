@@ -16,6 +16,7 @@ from rhe_parties.cli.attacking import attack_command
 from rhe_parties.cli.auditing import audit_command
 from rhe_parties.cli.bench_head import head_command
 from rhe_parties.cli.bench_reconstruct import reconstruct_command
+from rhe_parties.cli.bench_serve import serve_command
 from rhe_parties.cli.bench_shadows import shadows_command
 from rhe_parties.cli.benching import bench
 from rhe_parties.cli.certificates import certificates
@@ -46,6 +47,7 @@ app.command("fuzz")(fuzz_command)
 app.command("list")(list_command)
 bench.command("head")(head_command)
 bench.command("reconstruct")(reconstruct_command)
+bench.command("serve")(serve_command)
 bench.command("shadows")(shadows_command)
 app.add_typer(bench)
 app.add_typer(certificates)
