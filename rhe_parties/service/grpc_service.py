@@ -144,15 +144,18 @@ class Service:
 
     async def _keep_dialled(self, address: str) -> None:
         """Hold a link to the host open, whatever becomes of it."""
-        pause = _FIRST_RETRY
+        pause, said = _FIRST_RETRY, ""
         while True:
-            started = time.monotonic()
+            started, failed = time.monotonic(), ""
             try:
                 await self._dial(address)
             except aio.AioRpcError as error:
-                self._note("link failed", MODEL_HOST, why(error))
+                failed = why(error)
             except Exception as error:  # whatever it is, without the host nothing is decided ever again
-                self._note("link failed", MODEL_HOST, repr(error))
+                failed = repr(error)
+            if failed and failed != said:  # once, and not twice a second for as long as the host is away
+                self._note("link failed", MODEL_HOST, failed)
+            said = failed
             # A host that lets nobody stay is not asked again and again.
             pause = _FIRST_RETRY if time.monotonic() - started > _LAST_RETRY else pause
             await asyncio.sleep(pause)
