@@ -90,8 +90,8 @@ def _told(trained: Trained, wanted: int | None) -> list[str]:
             f"Accuracy: {share:.1f} % of {accuracy.images} test images (95 % interval {low:.1f} to {high:.1f} %)"
         )
     lines.append(
-        f"Its key holder needs `rhe keys new --features {head.features} --classes {head.classes + 1}`: "
-        "a class more than it has, for a tag by which a lying host is found out"
+        f"Its key holder needs `rhe keys new --features {head.features} --classes {head.classes}`, which plans a class "
+        "more for a tag by which a lying host is found out"
     )
     return lines
 

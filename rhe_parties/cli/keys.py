@@ -84,6 +84,10 @@ def new_command(
     security: Security = 128,
     scheme: Scheme = None,
     feature_norm: FeatureNorm = 16.0,
+    tag: Annotated[
+        bool,
+        typer.Option(help="Plan one class more, for the secret row by which replies of a cheating host show (bfv)."),
+    ] = True,
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Make a key, in a new vault or in one that holds none; plan parameters as for `rhe plan`."""
@@ -91,7 +95,8 @@ def new_command(
     from rhe_parties.service.vault import IDENTITY, Vault
 
     widths = parse_hidden(hidden)
-    plan = plan_head(features, classes, widths, batch, logit_error, security, scheme, feature_norm)
+    rows = classes + (tag and not widths and scheme in (None, "bfv"))
+    plan = plan_head(features, rows, widths, batch, logit_error, security, scheme, feature_norm)
     check_sealable(plan)
     if os.path.exists(vault / IDENTITY):  # False, too, where nothing may be looked at: `create` says why
         opened = open_vault(vault, passphrase_file)

@@ -48,14 +48,15 @@ class Assembler:
     """Puts the pieces of one stream together, one envelope after the other."""
 
     def __init__(self) -> None:
-        self._pieces: list[bytes] = []
-        self._size = self._held = 0
+        self._data = bytearray()
+        self._size = 0
+        self._begun = False
         self._digest = hashlib.sha256()
 
     @property
     def held(self) -> int:
         """Bytes of an envelope that is not complete."""
-        return self._held
+        return len(self._data)
 
     def add(self, piece: bytes) -> bytes | None:
         """Take the next serialised piece; returns the envelope's bytes when it was the last of them.
@@ -71,27 +72,28 @@ class Assembler:
             chunk.ParseFromString(piece)
         except DecodeError as error:
             raise _malformed(f"{len(piece)} bytes are no piece of an envelope: {error}") from error
-        if not self._pieces:
+        if not self._begun:
             self._begin(chunk.size)
         elif chunk.size:
             raise _malformed("an envelope begins before the one before it has ended")
-        self._pieces.append(chunk.data)
-        self._held += len(chunk.data)
+        elif not chunk.data:
+            raise _malformed("an empty piece in the middle of an envelope")
+        self._data += chunk.data
         self._digest.update(chunk.data)
-        if self._held > self._size or chunk.last != (self._held == self._size):
-            raise _malformed(f"{self._held} bytes of an envelope came where {self._size} were announced")
+        if self.held > self._size or chunk.last != (self.held == self._size):
+            raise _malformed(f"{self.held} bytes of an envelope came where {self._size} were announced")
         if self._digest.copy().digest() != chunk.digest:
-            raise _malformed(f"the first {self._held} bytes of an envelope do not match their hash")
+            raise _malformed(f"the first {self.held} bytes of an envelope do not match their hash")
         if not chunk.last:
             return None
-        data = b"".join(self._pieces)
-        self._pieces, self._held = [], 0
+        data = bytes(self._data)
+        self._data, self._begun = bytearray(), False
         return data
 
     def _begin(self, size: int) -> None:
         if size > MAX_ENVELOPE_BYTES:
             raise _oversized(size)
-        self._size, self._digest = size, hashlib.sha256()
+        self._size, self._digest, self._begun = size, hashlib.sha256(), True
 
 
 def _malformed(text: str) -> MessageError:

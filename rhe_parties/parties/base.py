@@ -65,6 +65,10 @@ class Party(ABC):
             Failure: self._on_failure,
         }
 
+    def number_from(self, first: int) -> None:
+        """Number this party's envelopes from `first` on."""
+        self._sequence = first
+
     def handle_bytes(self, data: bytes) -> list[bytes]:
         """Handle one serialised envelope; whatever is in it, the result is a list of serialised envelopes."""
         return [reply.data for reply in self.respond(data)]

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from grpc import aio
 
-from rhe_parties.errors import FailureCode, MessageError, ProtocolError, TransportError
+from rhe_parties.errors import FailureCode, ProtocolError, TransportError
 from rhe_parties.messages import Envelope, Payload, decode, encode
 from rhe_parties.messages.frames import chunks
 from rhe_parties.messages.payloads import Failure
@@ -74,18 +74,26 @@ class Caller:
         try:
             async for data in envelopes(self._call.read):
                 envelope = decode(data)
+                if (envelope.run_id, envelope.sender) != (self._server.deployment, self._server.party):
+                    raise ConnectionError(f"an envelope of {envelope.sender[:64]!r} came")
                 waiting = self._waiting.pop(envelope.reply_to, None)
                 if waiting is not None and not waiting.done():
                     waiting.set_result(envelope)
             code = await self._call.code()
             if code.value[0]:
                 error = ConnectionError(f"{await self._call.details()}")
-        except (aio.AioRpcError, asyncio.InvalidStateError, MessageError) as failed:
+        except (aio.AioRpcError, asyncio.InvalidStateError, ConnectionError, ProtocolError) as failed:
             error = failed
-        for waiting in self._waiting.values():
-            if not waiting.done():
-                waiting.set_exception(self._lost(error))
-        self._waiting.clear()
+        finally:  # also where the call was given up in the middle of a question: no other may wait for ever
+            for waiting in self._waiting.values():
+                if not waiting.done():
+                    waiting.set_exception(self._lost(error))
+            self._waiting.clear()
+
+    async def _write(self, data: bytes) -> None:
+        async with self._writing:
+            for piece in chunks(data):
+                await self._call.write(piece)
 
     async def ask(self, payload: Payload, answer: type[P]) -> P:
         """The answer to one envelope.
@@ -102,10 +110,9 @@ class Caller:
         identity = self._caller
         data = encode(Envelope(identity.deployment, identity.party, self._server.party, sequence, 0, payload))
         try:
-            async with self._writing:
-                for piece in chunks(data):
-                    await self._call.write(piece)
-            got = (await asyncio.wait_for(waiting, self._seconds)).payload
+            async with asyncio.timeout(self._seconds):
+                await self._write(data)
+                got = (await waiting).payload
         except TimeoutError as error:
             raise self._lost(error) from error
         except (aio.AioRpcError, asyncio.InvalidStateError, aio.UsageError) as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from rhe_parties.errors import CredentialsError, ParameterError
 from rhe_parties.service.certificates import Credentials
 from rhe_parties.service.grpc_links import PARTY_KEY, Link
 from rhe_parties.service.grpc_server import Stranger
-from rhe_parties.service.identity import CLIENT, OPERATOR, Identity, identity_of, serial_of
+from rhe_parties.service.identity import CLIENT, OPERATOR, Identity, end_of, identity_of, serial_of
 from rhe_parties.service.revocation import RevocationList
 from rhe_parties.threat.model import DATA_OWNER, KEY_HOLDER, LABORATORY, MODEL_HOST
 
@@ -53,7 +55,7 @@ class Gate:
             Stranger: it is nobody who may open one.
         """
         try:
-            identity = self._claimed(context) if self._plaintext else self._proven(context)
+            identity, objection = (self._claimed(context), str) if self._plaintext else self._proven(context)
             if identity.deployment != self._deployment:
                 raise CredentialsError(f"the certificate is for deployment {identity.deployment!r}")
             if identity.role not in MAY_LINK[self._server]:
@@ -62,16 +64,23 @@ class Gate:
         except (CredentialsError, ParameterError) as error:
             self._note("connection refused", str(context.peer())[:80], str(error))
             raise Stranger(str(error)) from error
-        return Link(identity.party, trunk=identity.role == KEY_HOLDER)
+        return Link(identity.party, identity.role == KEY_HOLDER, objection)
 
-    def _proven(self, context: aio.ServicerContext[Any, Any]) -> Identity:
+    def _proven(self, context: aio.ServicerContext[Any, Any]) -> tuple[Identity, Callable[[], str]]:
         found = list(context.auth_context().get("x509_pem_cert") or ())
         if not found:
             raise CredentialsError("no certificate was shown")
         identity = identity_of(found[0])
-        if self._revoked is not None and self._revoked.holds(serial_of(found[0])):
-            raise CredentialsError(f"the certificate of {identity.party} was revoked")
-        return identity
+        objection = functools.partial(self._objection, identity.party, serial_of(found[0]), end_of(found[0]))
+        if objection():
+            raise CredentialsError(objection())
+        return identity, objection
+
+    def _objection(self, party: str, serial: int, end: float) -> str:
+        """TLS looks at a certificate once; a link outlives that."""
+        if self._revoked is not None and self._revoked.holds(serial):
+            return f"the certificate of {party} was revoked"
+        return f"the certificate of {party} has expired" if time.time() > end else ""
 
     def _claimed(self, context: aio.ServicerContext[Any, Any]) -> Identity:
         metadata = context.invocation_metadata() or ()

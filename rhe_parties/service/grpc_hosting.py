@@ -35,6 +35,8 @@ __all__ = ["serve_key_holder", "serve_model_host"]
 
 _LOG = logging.getLogger("rhe.service")
 _MAX_TEXT = 300
+# Events that happen when nothing is wrong.
+_ORDINARY = ("link opened", "link closed")
 Ready = Callable[[Service], Awaitable[None]]
 
 
@@ -155,7 +157,8 @@ class _Notes:
 
     def __call__(self, event: str, who: str, what: str) -> None:
         self._telemetry.happened(event)
-        _LOG.log(logging.WARNING if what else logging.INFO, event, extra={"who": who, "what": what[:_MAX_TEXT]})
+        level = logging.INFO if event in _ORDINARY else logging.WARNING
+        _LOG.log(level, event, extra={"who": who, "what": what[:_MAX_TEXT]})
         if event != AuditEvent.CONNECTION_REFUSED or self._ledger is None:
             return
         now = int(time.monotonic())
@@ -182,7 +185,7 @@ def _who(settings: ServiceSettings, role: str) -> tuple[Credentials | None, str]
 def _options(
     settings: ServiceSettings, deployment: str, credentials: Credentials | None, peer: str | None
 ) -> ServiceOptions:
-    limits = Limits(settings.request_seconds, settings.requests_per_client, settings.links)
+    limits = Limits(settings.request_seconds, settings.requests_per_client, settings.links, settings.links_per_client)
     return ServiceOptions(settings.listen, deployment, credentials, peer, limits, settings.grace_seconds)
 
 

@@ -46,10 +46,14 @@ class Link:
     Args:
         party: name on envelopes of whoever is at the other end.
         trunk: between the two servers: it carries many requests, and whoever waits for them is not at its other end.
+        objection: why this party would not be let in any more by now; "" while it would.
     """
 
-    def __init__(self, party: str, trunk: bool = False) -> None:
-        self.party, self.trunk = party, trunk
+    def __init__(self, party: str, trunk: bool = False, objection: Callable[[], str] = str) -> None:
+        self.party, self.trunk, self.objection = party, trunk, objection
+        #: Bytes of an envelope that came over this link and is not handled yet, and when the latest of them came.
+        self.held = 0
+        self.heard = 0.0
         #: Why this end wants the link closed; empty while it does not.
         self.cut = ""
         self.closing = asyncio.Event()
@@ -105,8 +109,14 @@ class Link:
                 self._empty.set()
 
 
-async def envelopes(read: Callable[[], Awaitable[Any]]) -> AsyncIterator[bytes]:
+async def envelopes(
+    read: Callable[[], Awaitable[Any]], holding: Callable[[int], None] | None = None
+) -> AsyncIterator[bytes]:
     """The serialised envelopes of a stream, until its end.
+
+    Args:
+        read: gives the next piece.
+        holding: called with the bytes of an envelope that came so far, after each piece; what it raises ends this.
 
     Raises:
         MessageError: pieces that cannot be put together, or an end in the middle of an envelope.
@@ -114,6 +124,8 @@ async def envelopes(read: Callable[[], Awaitable[Any]]) -> AsyncIterator[bytes]:
     assembler = Assembler()
     while (piece := await read()) is not aio.EOF:
         data = assembler.add(piece)
+        if holding is not None:
+            holding(assembler.held if data is None else len(data))
         if data is not None:
             yield data
     if assembler.held:

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
+import math
+import secrets
 import time
 from collections import deque
 from collections.abc import Callable
@@ -21,19 +24,21 @@ import grpc
 from grpc import aio
 
 from rhe_parties.errors import FailureCode, ProtocolError
-from rhe_parties.messages import Envelope, encode, peek
+from rhe_parties.messages import MAX_ENVELOPE_BYTES, Envelope, encode, peek
 from rhe_parties.messages.envelope import Header
 from rhe_parties.messages.frames import SERVICES
 from rhe_parties.messages.payloads import Payload
 from rhe_parties.parties.base import Asker, Outgoing, Party
 from rhe_parties.service.desk import Desk, Ticket
-from rhe_parties.service.grpc_links import LINK, PARTY_KEY, Link, envelopes
+from rhe_parties.service.grpc_links import LINK, PARTY_KEY, Link, envelopes, why
 
 __all__ = ["Keeper", "Limits", "NothingKept", "PartyServer", "Stranger"]
 
 _LOG = logging.getLogger("rhe.service")
 # How often requests are looked through for those that wait too long.
 _SWEEP_SECONDS = 0.25
+# How often links are looked through for those that must not go on.
+_LOOK_SECONDS = 1.0
 
 
 class Keeper(Protocol):
@@ -66,11 +71,13 @@ class Limits:
         request_seconds: how long a request may wait for its answer.
         requests_per_link: requests of one client that may wait at a time.
         links: open at a time.
+        links_per_party: of these, so that nobody takes the places of all others.
     """
 
     request_seconds: float = 30.0
     requests_per_link: int = 64
     links: int = 4096
+    links_per_party: int = 256
 
 
 @dataclass(frozen=True)
@@ -108,6 +115,8 @@ class PartyServer:
         self.party = party
         self._handled = handled
         self.limits = limits
+        # Answers to the process before this one, which died, must not be taken for answers to this one.
+        party.number_from(secrets.randbits(60))
         self._admit, self._keeper, self._trunk, self._note = admit, keeper, trunk, note
         self._worker = ThreadPoolExecutor(1, thread_name_prefix=party.name)
         self._desk: Desk[Link] = Desk(party.run_id, party.name)
@@ -130,6 +139,8 @@ class PartyServer:
             link = self._admit(context)
             if sum(map(len, self._links.values())) >= self.limits.links:
                 raise Stranger(f"{self.limits.links} links are open, no more are taken")
+            if len(self._links.get(link.party, ())) >= self.limits.links_per_party:
+                raise Stranger(f"{self.limits.links_per_party} links of {link.party} are open, no more are taken")
         except Stranger as error:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
         await context.send_initial_metadata(((PARTY_KEY, self.party.name),))
@@ -145,7 +156,9 @@ class PartyServer:
         closing = asyncio.create_task(link.closing.wait())
         try:
             await asyncio.wait((writer, reader, closing), return_when=asyncio.FIRST_COMPLETED)
-            if reader.done() and not reader.exception():
+            if writer.done():
+                link.close("the link broke")
+            elif reader.done():
                 await link.flushed()
         finally:
             for task in (writer, reader, closing):
@@ -165,21 +178,46 @@ class PartyServer:
 
     async def _read(self, link: Link, read: Callable[[], Any]) -> None:
         try:
-            async for data in envelopes(read):
+            async for data in envelopes(read, functools.partial(self._holding, link)):
                 await self._received(link, data)
             await self._fewer_waiting(link, 1)  # the other end asks no more, but waits
         except ProtocolError as error:
             self._note("unreadable", link.party, error.text)
             link.close(error.text)
-        except (aio.AioRpcError, asyncio.InvalidStateError, aio.UsageError):
+        except aio.AioRpcError as error:
+            link.close(f"the link broke: {why(error)}")
+        except (asyncio.InvalidStateError, aio.UsageError):
             link.close("the link broke")
+        except Exception as error:  # a defect of ours costs this link and no other
+            self._note("link failed", link.party, repr(error))
+            link.close("the link broke")
+
+    def _holding(self, link: Link, size: int) -> None:
+        link.held, link.heard = size, time.monotonic()
+        held = sum(one.held for one in self._links[link.party])
+        if held > MAX_ENVELOPE_BYTES:
+            raise ProtocolError(
+                FailureCode.OVERSIZED,
+                f"{held} bytes of {link.party} are under way; at most {MAX_ENVELOPE_BYTES} may be",
+            )
+
+    def _look_after(self, now: float) -> None:
+        """Cut links that stopped in the middle of an envelope, and those of parties that are let in no more."""
+        for link in [link for links in self._links.values() for link in links]:
+            stopped = link.held and now - link.heard > self.limits.request_seconds
+            reason = "it stopped in the middle of an envelope" if stopped else link.objection()
+            if reason and not link.closing.is_set():
+                self._note("link cut", link.party, reason)
+                link.close(reason)
 
     # ---- envelopes ---------------------------------------------------------------------------------------------
 
     async def _received(self, link: Link, data: bytes) -> None:
+        link.heard = math.inf  # all of it is there; that it waits for its turn is not its fault
         handled = await self._in_worker(self._handle, link, data)
-        ticket = None
-        if handled.header is not None and not link.trunk and not handled.header.reply_to:
+        ticket, link.held = None, 0
+        # Whatever is no failure may be answered, and what it says that it answers is for its sender to choose.
+        if handled.header is not None and not link.trunk and handled.header.kind != "failure":
             ticket = self._opened(link, handled.header)
         await self._send(handled, ticket, wait=not link.trunk)
         await self._fewer_waiting(link, self.limits.requests_per_link)
@@ -204,17 +242,28 @@ class PartyServer:
                 FailureCode.REFUSED, f"an envelope of {header.sender[:64]!r} came over the link of {link.party!r}"
             )
         asker = Asker(header.sender, header.sequence)
-        if self.draining and not header.reply_to and not link.trunk:
+        if (header.run_id, header.recipient) != (self.party.run_id, self.party.name):
+            text = f"this is {self.party.name} of {self.party.run_id!r}; the envelope is for another"
+            return self._refusal(asker, ProtocolError(FailureCode.UNEXPECTED, text), header)
+        if self.draining and not link.trunk:
             return self._refusal(asker, ProtocolError(FailureCode.UNAVAILABLE, self.draining), header)
         started = time.perf_counter()
         outgoing = self.party.respond(data)
-        try:
-            self._keeper.keep(header.kind, data, outgoing)
-        except ProtocolError as error:
-            self._note("not kept", header.sender, error.text)
+        error = self._not_kept(header.kind, header.sender, data, outgoing)
+        if error is not None:
             return self._instead(asker, outgoing, error, header)
         self._handled(header.kind, time.perf_counter() - started, outgoing)
         return _Handled(outgoing, self.party.due(), header)
+
+    def _not_kept(self, kind: str, who: str, data: bytes, outgoing: list[Outgoing]) -> ProtocolError | None:
+        """Have it kept; what went wrong, if anything did."""
+        try:
+            self._keeper.keep(kind, data, outgoing)
+        except Exception as error:
+            told = error if isinstance(error, ProtocolError) else ProtocolError(FailureCode.INTERNAL, repr(error))
+            self._note("not kept", who, told.text)
+            return told
+        return None
 
     def _refusal(self, asker: Asker, error: ProtocolError, header: Header | None = None) -> _Handled:
         failure = self.party.refuse(asker, error)
@@ -233,10 +282,7 @@ class PartyServer:
 
     def _handle_own(self, data: bytes) -> _Handled:
         outgoing, header = self.party.respond(data), peek(data)
-        try:
-            self._keeper.keep("" if header is None else header.kind, data, outgoing)
-        except ProtocolError as error:
-            self._note("not kept", self.party.name, error.text)
+        self._not_kept("" if header is None else header.kind, self.party.name, data, outgoing)
         return _Handled(outgoing, self.party.due())
 
     async def command(self, sender: str, payload: Payload) -> None:
@@ -290,10 +336,14 @@ class PartyServer:
         task.add_done_callback(self._tasks.discard)
 
     async def sweep(self) -> None:
-        """End requests that wait too long, until cancelled."""
+        """End requests that wait too long, and links that must not go on, until cancelled."""
+        look = 0.0
         while True:
             await asyncio.sleep(_SWEEP_SECONDS)
             now = time.monotonic()
+            if now >= look:
+                self._look_after(now)
+                look = now + _LOOK_SECONDS
             while self._deadlines and (self._deadlines[0][0] <= now or not self._desk.waits(self._deadlines[0][1])):
                 _, ticket = self._deadlines.popleft()
                 await self._end(ticket)

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,7 +32,8 @@ __all__ = ["Service", "ServiceOptions"]
 
 _LOG = logging.getLogger("rhe.service")
 _PARTY = SERVICES["Party"]
-_FIRST_RETRY, _LAST_RETRY = 0.1, 2.0
+# A host that starts again shall be found at once: half a second is little beside its own start.
+_FIRST_RETRY, _LAST_RETRY = 0.1, 0.5
 
 
 @dataclass(frozen=True)
@@ -96,15 +98,16 @@ class Service:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopping.set)
+        await self._say(health_pb2.HealthCheckResponse.NOT_SERVING)
         grpc_server = await self._listen()
         background = [loop.create_task(self.server.sweep())]
         if self._options.peer is not None:
             background.append(loop.create_task(self._keep_dialled(self._options.peer)))
-        await self._say(health_pb2.HealthCheckResponse.SERVING)
-        _LOG.info("serving", extra={"party": self.server.party.name, "port": self.port})
         try:
             if ready is not None:
                 await ready(self)
+            await self._say(health_pb2.HealthCheckResponse.SERVING)
+            _LOG.info("serving", extra={"party": self.server.party.name, "port": self.port})
             await stopping.wait()
         finally:
             await self._say(health_pb2.HealthCheckResponse.NOT_SERVING)
@@ -141,15 +144,20 @@ class Service:
 
     async def _keep_dialled(self, address: str) -> None:
         """Hold a link to the host open, whatever becomes of it."""
-        pause = _FIRST_RETRY
+        pause, said = _FIRST_RETRY, ""
         while True:
+            started, failed = time.monotonic(), ""
             try:
                 await self._dial(address)
-                pause = _FIRST_RETRY
             except aio.AioRpcError as error:
-                self._note("link failed", MODEL_HOST, why(error))
-            except (asyncio.InvalidStateError, aio.UsageError) as error:
-                self._note("link failed", MODEL_HOST, str(error))
+                failed = why(error)
+            except Exception as error:  # whatever it is, without the host nothing is decided ever again
+                failed = repr(error)
+            if failed and failed != said:  # once, and not twice a second for as long as the host is away
+                self._note("link failed", MODEL_HOST, failed)
+            said = failed
+            # A host that lets nobody stay is not asked again and again.
+            pause = _FIRST_RETRY if time.monotonic() - started > _LAST_RETRY else pause
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LAST_RETRY)
 

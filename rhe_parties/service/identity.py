@@ -15,7 +15,7 @@ from cryptography.x509.oid import ExtensionOID
 from rhe_parties.errors import CredentialsError, unknown_name
 from rhe_parties.threat.model import DATA_OWNER, KEY_HOLDER, LABORATORY, MODEL_HOST
 
-__all__ = ["CLIENT", "OPERATOR", "ROLES", "SERVERS", "Identity", "check_label", "identity_of", "serial_of"]
+__all__ = ["CLIENT", "OPERATOR", "ROLES", "SERVERS", "Identity", "check_label", "end_of", "identity_of", "serial_of"]
 
 CLIENT = "client"
 OPERATOR = "operator"
@@ -110,6 +110,15 @@ def serial_of(pem: bytes) -> int:
         CredentialsError: it is none.
     """
     return _certificate(pem).serial_number
+
+
+def end_of(pem: bytes) -> float:
+    """When a certificate in PEM ends, in seconds since 1970.
+
+    Raises:
+        CredentialsError: it is none.
+    """
+    return _certificate(pem).not_valid_after_utc.timestamp()
 
 
 def _certificate(pem: bytes) -> x509.Certificate:

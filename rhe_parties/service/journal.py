@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rhe_parties.errors import DataError, FailureCode, ProtocolError
 from rhe_parties.messages import Payload, decode
+from rhe_parties.messages.fingerprints import head_fingerprint
 from rhe_parties.messages.payloads import (
     EncryptedHead,
     Failure,
@@ -76,8 +77,9 @@ class Journal:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise DataError(f"cannot make folder {str(folder)!r}: {error.strerror}") from error
-        # Heads that were sent and are not installed yet, and the key of each that is kept.
-        self._coming: dict[str, bytes] = {}
+        # Heads that were sent and are not installed yet, by their fingerprints: one of the same name that is refused
+        # must not be kept in the place of one that waits. And the key of each that is kept.
+        self._coming: dict[tuple[str, str], bytes] = {}
         self._kept: dict[str, str] = {}
 
     def restore(self, party: Party) -> list[str]:
@@ -85,6 +87,9 @@ class Journal:
 
         What it does not take, such as a head for another backbone, stays on disk and is named in the log.
         """
+        for left in self._folder.glob(f".*{_SUFFIX}.new"):  # a crash came before it was in its place
+            with contextlib.suppress(OSError):
+                left.unlink()
         back = []
         material = self._folder / f"material{_SUFFIX}"
         for path in [material, *sorted(self._folder.glob(f"head-*{_SUFFIX}"))]:
@@ -112,7 +117,7 @@ class Journal:
             if kind in _KEPT:
                 self._note(received)
             for head in installed:
-                data = self._coming.pop(head.head_id, b"")
+                data = self._coming.pop((head.head_id, head.fingerprint), b"")
                 if data:
                     self._write(self._path(head.head_id), data)
                     self._kept[head.head_id] = _key_of(_payload(data))
@@ -130,7 +135,7 @@ class Journal:
                 if key not in ("", payload.fingerprint):
                     self._forget(head_id)
         elif isinstance(payload, PlainHead | TwoLayerHead | EncryptedHead):
-            self._coming[payload.head_id] = received
+            self._coming[payload.head_id, head_fingerprint(payload)] = received
             while len(self._coming) > _MAX_WAITING:
                 del self._coming[next(iter(self._coming))]
 

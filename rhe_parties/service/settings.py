@@ -42,6 +42,7 @@ class ServiceSettings(BaseSettings):
     request_seconds: float = Field(30.0, gt=0, description="how long a request may wait for its answer")
     requests_per_client: int = Field(64, ge=1, description="requests of one link that may wait at a time")
     links: int = Field(4096, ge=1, description="links open at a time")
+    links_per_client: int = Field(256, ge=1, description="links of one party open at a time")
     grace_seconds: float = Field(10.0, ge=0, description="how long what was begun may take at the end")
     metrics: str = Field("", description="host:port where Prometheus may read metrics; empty: nowhere")
     log: str = Field("text", description="format of the log on standard error: json or text")

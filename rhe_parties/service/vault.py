@@ -15,6 +15,7 @@ same goes for a passphrase that was changed.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import shutil
@@ -151,7 +152,10 @@ class Vault(NoCopies):
         # Public material of another key than the one beside it must never be found, so the old goes first.
         self._files.remove(PUBLIC)
         self._files.write(KEY, data)
-        self._files.write(PUBLIC, export_public(custody.public))
+        # From here on the new key is the vault's: to fail would leave its user with one that is gone. `public` writes
+        # what is missing.
+        with contextlib.suppress(VaultError):
+            self._files.write(PUBLIC, export_public(custody.public))
         return custody
 
     def custody(self, noise_check: bool = True) -> KeyCustody | None:
