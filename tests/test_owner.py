@@ -104,7 +104,7 @@ def test_train_says_what_it_did_and_keeps_the_weights_to_itself(
     told = capsys.readouterr().out
     assert f"{TRAINED} images of each class" in told
     assert f"of {CLASSES * (EACH - TRAINED)} test images (95 % interval" in told
-    assert "--classes 5" in told
+    assert "--features 256 --classes 4`, which plans a class more" in told
     assert "rebuild many of them" in told
     assert stat.S_IMODE((out / "head.safetensors").stat().st_mode) == 0o600
     card = json.loads((out / "head.json").read_text())

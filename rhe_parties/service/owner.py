@@ -265,6 +265,6 @@ def _fits(public: PublicMaterial, trained: Trained) -> bool:
         raise ParameterError(
             f"{key} is for heads of {plan.classes} classes under scheme {plan.scheme!r}; "
             f"head {trained.card.name!r} has {head.classes} "
-            f"(needed: `rhe keys new {need}`, or a class more for a tag under {NOISE_CHECKED!r})"
+            f"(needed: `rhe keys new {need}`)"
         )
     return False
