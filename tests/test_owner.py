@@ -380,6 +380,9 @@ def test_certificates_say_who_may_do_what(
         assert "not from 'client:alice'" in _error(capsys)  # nobody admitted her
         assert _run("classify", *files, *asking, tmp_path / "impostors" / "client-alice") == 1
         assert "its certificate is not the one wanted" in _error(capsys)
+        elsewhere = ["--key-holder", pair.host.address, "--head", "numbers", "--certificates", place / "client-alice"]
+        assert _run("classify", *files, *elsewhere) == 1
+        assert "its certificate is not the one wanted" in _error(capsys)  # it is the host that answers there
         assert _run("head", "renew", head, *pair.both, "--certificates", place / "client-alice") == 2
         assert "is for client; needed: data-owner" in _error(capsys)
         revoked = issue(place, "client", "mallory")

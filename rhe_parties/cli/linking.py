@@ -5,6 +5,7 @@ gRPC is loaded when a command opens its first link, not with the command line.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,8 @@ def access_for(shown: Showing, addresses: Iterable[str], *roles: str, client: st
         ParameterError: an address is none, plaintext would leave this machine, or the options do not fit together.
         CredentialsError: see `rhe_parties.service.certificates.load_identity`.
     """
+    # gRPC's own words on a failed handshake would stand beside the one line that says what it means.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from rhe_parties.service.certificates import load_identity
     from rhe_parties.service.grpc_errands import Access
     from rhe_parties.service.grpc_gate import check_plaintext

@@ -32,6 +32,8 @@ MESSAGE_OPTIONS: list[tuple[str, Any]] = [
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
 ]
+# What gRPC says where the certificate of the other end will not do.
+_NOT_THE_ONE = ("CERTIFICATE_VERIFY_FAILED", "Peer name", "Hostname Verification")
 #: Metadata under which a caller without a certificate says who it is (plaintext on one machine only), and a server
 #: that lets a caller in who serves.
 PARTY_KEY = "rhe-party"
@@ -167,7 +169,7 @@ def why(error: grpc.RpcError) -> str:
     if code == grpc.StatusCode.DEADLINE_EXCEEDED:
         return "no answer in time"
     text = details[0] if details else str(code)
-    if "CERTIFICATE_VERIFY_FAILED" in text or "Peer name" in text:
+    if any(mark in text for mark in _NOT_THE_ONE):
         return f"its certificate is not the one wanted ({text})"
     if code == grpc.StatusCode.UNAVAILABLE:
         return f"it cannot be reached ({text})"
