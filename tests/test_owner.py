@@ -6,6 +6,8 @@ import asyncio
 import json
 import shutil
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -28,8 +30,9 @@ from rhe_parties.model.backbone import load_backbone
 from rhe_parties.model.head import Recipe, train_head
 from rhe_parties.service.authority import issue, new_deployment, revoke
 from rhe_parties.service.grpc_errands import Access, install
+from rhe_parties.service.head_files import load_card, load_encrypted
 from rhe_parties.service.identity import OPERATOR, Identity
-from rhe_parties.service.owner import encrypt, load_card, load_encrypted, load_trained, read_images, train
+from rhe_parties.service.owner import encrypt, load_trained, read_images, train
 from rhe_parties.testing.world import write_digits
 from rhe_parties.threat.model import DATA_OWNER, KEY_HOLDER
 from tests.served import ServedPair
@@ -101,7 +104,7 @@ def test_train_says_what_it_did_and_keeps_the_weights_to_itself(
     told = capsys.readouterr().out
     assert f"{TRAINED} images of each class" in told
     assert f"of {CLASSES * (EACH - TRAINED)} test images (95 % interval" in told
-    assert "--classes 5" in told
+    assert "--features 256 --classes 4`, which plans a class more" in told
     assert "rebuild many of them" in told
     assert stat.S_IMODE((out / "head.safetensors").stat().st_mode) == 0o600
     card = json.loads((out / "head.json").read_text())
@@ -163,9 +166,9 @@ def test_what_cannot_be_trained_is_one_line(digits: Path, tmp_path: Path, capsys
 
 def test_damaged_and_mixed_up_files_are_refused(head: Path, plan: HeadPlan) -> None:
     public = make_custody(plan).public
-    encrypt(head, public)
+    encrypt(head, load_trained(head), public)
     older = (head / "notice.binpb").read_bytes()
-    encrypt(head, public)
+    encrypt(head, load_trained(head), public)
     (head / "notice.binpb").write_bytes(older)
     with pytest.raises(DataError, match="do not belong together"):
         load_encrypted(head)
@@ -233,13 +236,23 @@ def test_encrypt_for_a_file_of_the_key_holders(
 )
 def test_a_key_for_other_heads_is_refused(trained: Path, key: dict[str, Any], text: str) -> None:
     with pytest.raises(ParameterError, match=text):
-        encrypt(trained, make_custody(plan_head(**key)).public)
+        encrypt(trained, load_trained(trained), make_custody(plan_head(**key)).public)
 
 
 def test_a_key_without_a_class_to_spare_means_no_tag(head: Path) -> None:
-    files = encrypt(head, make_custody(plan_head(256, CLASSES)).public)
+    files = encrypt(head, load_trained(head), make_custody(plan_head(256, CLASSES)).public)
     assert not files.notice.tag.size
     assert load_encrypted(head).notice.weight_scale == files.notice.weight_scale
+
+
+def test_a_client_needs_no_torch() -> None:
+    code = (
+        "import sys, rhe_parties.cli.main, rhe_parties.data.imagefolder, rhe_parties.service.grpc_errands\n"
+        "import rhe_parties.service.head_files\n"
+        "print(*sorted({'torch', 'tenseal', 'scipy', 'grpc'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["grpc"]
 
 
 # ---- served --------------------------------------------------------------------------------------------------------

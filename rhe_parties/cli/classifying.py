@@ -27,7 +27,7 @@ from rhe_parties.threat.model import MODEL_HOST
 if TYPE_CHECKING:
     from rhe_parties.messages.payloads import Decision
     from rhe_parties.service.grpc_errands import Access
-    from rhe_parties.service.owner import HeadCard
+    from rhe_parties.service.head_files import HeadCard
     from rhe_parties.types import UInt8Array
 
 __all__ = ["classify_command"]
@@ -83,7 +83,7 @@ def classify_command(
 
 
 def _card(labels: Path | None, head: str) -> HeadCard | None:
-    from rhe_parties.service.owner import load_card
+    from rhe_parties.service.head_files import load_card
 
     if labels is None:
         return None
@@ -94,16 +94,19 @@ def _card(labels: Path | None, head: str) -> HeadCard | None:
 
 
 def _size(card: HeadCard | None, given: int | None) -> int:
-    from rhe_parties.model.strokenet import IMAGE_SIZE
+    from rhe_parties.service.head_files import MAX_SIZE
 
     if card is not None:
         if given not in (None, card.image_size):
             raise ParameterError(f"--image-size {given} is not allowed: --labels says {card.image_size}")
         return card.image_size
-    size = IMAGE_SIZE if given is None else given
-    if not 8 <= size <= 4096:
-        raise ParameterError(f"--image-size {size} is not allowed (allowed: 8 to 4096)")
-    return size
+    if given is None:
+        from rhe_parties.model.strokenet import IMAGE_SIZE  # and with it torch, which a client needs for nothing else
+
+        return IMAGE_SIZE
+    if not 1 <= given <= MAX_SIZE:
+        raise ParameterError(f"--image-size {given} is not allowed (allowed: 1 to {MAX_SIZE})")
+    return given
 
 
 def _batches(paths: list[Path], size: int, batch: int) -> list[UInt8Array]:

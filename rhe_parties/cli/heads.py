@@ -6,6 +6,7 @@ Torch, SEAL and gRPC are loaded by the commands that need them, not with the com
 from __future__ import annotations
 
 import asyncio
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -64,7 +65,8 @@ def train_command(
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Train a linear head on your images by the paper's recipe; nothing leaves this machine."""
-    from rhe_parties.service.owner import CARD, WEIGHTS, train
+    from rhe_parties.service.head_files import CARD, WEIGHTS
+    from rhe_parties.service.owner import train
 
     trained = train(folder, out, name, backbone, weights, images_per_class, seed, device)
     for line in _told(trained, images_per_class):
@@ -108,10 +110,12 @@ def encrypt_command(
     deployment: DeploymentName = None,
 ) -> None:
     """Encrypt a head for the key holder's key; the host gets encrypted.binpb, the key holder notice.binpb."""
-    from rhe_parties.service.owner import read_public
+    from rhe_parties.service.head_files import read_public
+    from rhe_parties.service.owner import load_trained
 
     if (public is None) == (key_holder is None):
         raise ParameterError("give either --public FILE or --key-holder HOST:PORT")
+    trained = load_trained(folder)
     if public is not None:
         if plaintext or certificates is not None or deployment is not None:
             raise ParameterError("--certificates, --plaintext and --deployment are for --key-holder, not for --public")
@@ -119,7 +123,7 @@ def encrypt_command(
     else:
         access = access_for(Showing(certificates, plaintext, deployment), [key_holder or ""], DATA_OWNER)
         material = _fetched(access, key_holder or "")
-    _encrypt(folder, material)
+    _encrypt(folder, trained, material)
 
 
 def _fetched(access: Access, key_holder: str) -> PublicMaterial:
@@ -128,18 +132,20 @@ def _fetched(access: Access, key_holder: str) -> PublicMaterial:
     return asyncio.run(fetch_public(access, key_holder))
 
 
-def _encrypt(folder: Path, public: PublicMaterial) -> None:
-    from rhe_parties.service.owner import encrypt, load_trained
+def _encrypt(folder: Path, trained: Trained, public: PublicMaterial) -> None:
+    from rhe_parties.service.owner import encrypt
 
-    made = encrypt(folder, public)
+    made = encrypt(folder, trained, public)
     size = sum(map(len, made.head.ciphertexts))
     tag = "with a tag" if made.notice.tag.size else "without a tag, as the key has no class to spare for one"
     typer.echo(f"Encrypted head {made.head.head_id!r} for key {public.fingerprint[:12]}: {size:,} bytes, {tag}")
-    longest = load_trained(folder).longest
-    if longest > public.plan.feature_norm:
+    if trained.longest > public.plan.feature_norm:
+        # What the key holder is asked for tells no more of the images than a power of two.
+        enough = 2.0 ** math.ceil(math.log2(trained.longest))
         typer.echo(
-            f"Features of a training image have length {longest:.1f}; the key's plan scales what is longer than "
-            f"{public.plan.feature_norm:g} down to that, which can change decisions (`rhe keys new --feature-norm`)"
+            f"Features of an image trained on have length {trained.longest:.1f}; the key's plan scales what is above "
+            f"{public.plan.feature_norm:g} down to that, which can change decisions "
+            f"(a key without: `rhe keys new --feature-norm {enough:g}`)"
         )
 
 
@@ -153,13 +159,13 @@ def install_command(
     deployment: DeploymentName = None,
 ) -> None:
     """Have the host serve an encrypted head, and the key holder decide on it."""
-    _install(folder, access_for(Showing(certificates, plaintext, deployment), [host, key_holder], DATA_OWNER),
-             host, key_holder)  # fmt: skip
+    access = access_for(Showing(certificates, plaintext, deployment), [host, key_holder], DATA_OWNER)
+    _install(folder, access, host, key_holder)
 
 
 def _install(folder: Path, access: Access, host: str, key_holder: str) -> None:
     from rhe_parties.service.grpc_errands import install
-    from rhe_parties.service.owner import load_encrypted
+    from rhe_parties.service.head_files import load_encrypted
 
     files = load_encrypted(folder)
     try:
@@ -185,8 +191,11 @@ def renew_command(
     deployment: DeploymentName = None,
 ) -> None:
     """Encrypt a head for the key of today and install it: after a rotation."""
+    from rhe_parties.service.owner import load_trained
+
+    trained = load_trained(folder)
     access = access_for(Showing(certificates, plaintext, deployment), [host, key_holder], DATA_OWNER)
-    _encrypt(folder, _fetched(access, key_holder))
+    _encrypt(folder, trained, _fetched(access, key_holder))
     _install(folder, access, host, key_holder)
 
 

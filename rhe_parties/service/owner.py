@@ -1,24 +1,12 @@
-"""The owner's folder of one head: trained here, encrypted here, and what of it may go where.
-
-    head.json            name, classes and backbone: for whoever asks for decisions
-    head.safetensors     the weights in the clear, the seed of their training: for nobody else
-    encrypted.binpb      the serialised `EncryptedHead`: for the host
-    notice.binpb         the serialised `HeadNotice`, with secret scale and tag: for the key holder
-
-Nothing in head.json follows from the training images but how many there were: a hash of the weights would tell a
-guess at an image from a wrong one, as training is repeatable.
-"""
+"""The owner's head: trained on its images and encrypted for the key holder, in the folder of `head_files`."""
 
 from __future__ import annotations
 
 import json
 import secrets
-import stat
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -27,66 +15,39 @@ from safetensors.numpy import save
 from rhe_parties.data.imagefolder import read_folder
 from rhe_parties.errors import DataError, MessageError, ParameterError, ProtocolError, unknown_name
 from rhe_parties.he.scheme import NOISE_CHECKED, PublicMaterial, make_encryptor
-from rhe_parties.messages.alone import payload_from, payload_to
 from rhe_parties.messages.checks import check_name
 from rhe_parties.messages.fingerprints import head_fingerprint
-from rhe_parties.messages.payloads import EncryptedHead, HeadNotice
-from rhe_parties.messages.public import import_public
+from rhe_parties.messages.payloads import HeadNotice
 from rhe_parties.metrics.intervals import clopper_pearson
 from rhe_parties.model.backbone import Backbone, load_backbone
 from rhe_parties.model.head import LinearHead, Recipe, train_head
 from rhe_parties.parties.build import pick_device
 from rhe_parties.parties.encrypting import encrypted_head
 from rhe_parties.rng import numpy_stream
-from rhe_parties.service.journal import write_durably
+from rhe_parties.service.head_files import (
+    CARD,
+    WEIGHTS,
+    EncryptedFiles,
+    HeadCard,
+    check_private,
+    load_card,
+    save_encrypted,
+    write_file,
+)
 from rhe_parties.types import FloatArray, IntArray, UInt8Array
 
 __all__ = [
-    "CARD",
-    "WEIGHTS",
     "Accuracy",
-    "EncryptedFiles",
-    "HeadCard",
     "Images",
     "Trained",
     "encrypt",
-    "load_card",
-    "load_encrypted",
     "load_trained",
     "read_images",
-    "read_public",
     "train",
 ]
 
-CARD, WEIGHTS, ENCRYPTED, NOTICE = "head.json", "head.safetensors", "encrypted.binpb", "notice.binpb"
 DEVICES = ("auto", "cpu", "cuda")
 _SECRETS = "rhe_parties"
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class HeadCard:
-    """What may be told of a head (head.json).
-
-    Attributes:
-        name: id under which it is served.
-        backbone, weights: as given to `load_backbone`; weights "" for the usual ones.
-        backbone_fingerprint: of that backbone; the host's must be the same.
-        image_size: side in pixels at which images are read.
-        class_names: in the order of the classes' numbers.
-        images_per_class: training images of each class.
-        made: when it was trained, ISO 8601, UTC.
-    """
-
-    name: str
-    backbone: str
-    weights: str
-    backbone_fingerprint: str
-    image_size: int
-    class_names: tuple[str, ...]
-    images_per_class: tuple[int, ...]
-    made: str
 
 
 @dataclass(frozen=True)
@@ -121,14 +82,6 @@ class Trained:
     head: LinearHead
     longest: float
     accuracy: Accuracy | None = None
-
-
-@dataclass(frozen=True)
-class EncryptedFiles:
-    """What goes to the host, and what goes to the key holder."""
-
-    head: EncryptedHead
-    notice: HeadNotice
 
 
 # ---- training ------------------------------------------------------------------------------------------------------
@@ -250,36 +203,8 @@ def _save(folder: Path, trained: Trained, seed: int) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"cannot make folder {str(folder)!r}: {error.strerror}") from error
-    _write(folder / CARD, f"{json.dumps(asdict(trained.card), indent=1)}\n".encode())
-    _write(folder / WEIGHTS, data)
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        write_durably(path, data)
-    except OSError as error:
-        raise DataError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
-
-
-def load_card(path: Path) -> HeadCard:
-    """Read a head.json.
-
-    Raises:
-        DataError: it is not there, or is none.
-    """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if set(values) != {field.name for field in fields(HeadCard)}:
-            raise ValueError("its keys are not those of a head.json")
-        names, counts = values.pop("class_names"), values.pop("images_per_class")
-        card = HeadCard(**values, class_names=tuple(map(str, names)), images_per_class=tuple(map(int, counts)))
-        if not isinstance(card.image_size, int) or card.image_size < 1 or len(counts) != len(names):
-            raise ValueError("its values do not fit together")
-    except OSError as error:
-        raise DataError(f"cannot read {str(path)!r}: {error.strerror}") from error
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{str(path)!r} does not describe a head: {error}") from error
-    return card
+    write_file(folder / CARD, f"{json.dumps(asdict(trained.card), indent=1)}\n".encode())
+    write_file(folder / WEIGHTS, data)
 
 
 def load_trained(folder: Path) -> Trained:
@@ -289,7 +214,7 @@ def load_trained(folder: Path) -> Trained:
         DataError: a file is missing, damaged or another head's, or others may read the weights.
     """
     card, path = load_card(folder / CARD), folder / WEIGHTS
-    _check_private(path)
+    check_private(path)
     try:
         with safe_open(path, framework="np") as file:
             more = json.loads((file.metadata() or {})[_SECRETS])
@@ -302,43 +227,23 @@ def load_trained(folder: Path) -> Trained:
     return Trained(card, head, longest)
 
 
-def _check_private(path: Path) -> None:
-    """Refuse a secret file that others than its owner may read."""
-    try:
-        mode = stat.S_IMODE(path.stat().st_mode)
-    except OSError as error:
-        raise DataError(f"cannot read {str(path)!r}: {error.strerror}") from error
-    if mode & 0o077:
-        raise DataError(f"{str(path)!r} is secret and open to others (mode {mode:04o}; needed: 0600 or 0400)")
-
-
 # ---- encrypting ----------------------------------------------------------------------------------------------------
 
 
-def read_public(path: Path) -> PublicMaterial:
-    """Read what `rhe keys export-public` wrote.
+def encrypt(folder: Path, trained: Trained, public: PublicMaterial) -> EncryptedFiles:
+    """Encrypt a head, with a tag where the plan has room for one, and write what is for others into its folder.
 
     Raises:
-        DataError: it is not there, or is none.
-    """
-    return _read(path, import_public)
-
-
-def encrypt(folder: Path, public: PublicMaterial) -> EncryptedFiles:
-    """Encrypt the head in `folder`, with a tag where the plan has room for one, and write both files.
-
-    Raises:
-        DataError: see `load_trained`; or the folder cannot be written.
+        DataError: the folder cannot be written.
         ParameterError: the key was made for heads of another kind.
     """
-    trained = load_trained(folder)
     card, head = trained.card, trained.head
     tagged = _fits(public, trained)
     payload, scale, tag = encrypted_head(make_encryptor(public), card.name, head, card.backbone_fingerprint, tagged)
     notice = HeadNotice(card.name, head_fingerprint(payload), True, scale, head.classes, payload.key_fingerprint, tag)
-    _write(folder / ENCRYPTED, payload_to(payload))
-    _write(folder / NOTICE, payload_to(notice))
-    return EncryptedFiles(payload, notice)
+    files = EncryptedFiles(payload, notice)
+    save_encrypted(folder, files)
+    return files
 
 
 def _fits(public: PublicMaterial, trained: Trained) -> bool:
@@ -360,29 +265,6 @@ def _fits(public: PublicMaterial, trained: Trained) -> bool:
         raise ParameterError(
             f"{key} is for heads of {plan.classes} classes under scheme {plan.scheme!r}; "
             f"head {trained.card.name!r} has {head.classes} "
-            f"(needed: `rhe keys new {need}`, or a class more for a tag under {NOISE_CHECKED!r})"
+            f"(needed: `rhe keys new {need}`)"
         )
     return False
-
-
-def load_encrypted(folder: Path) -> EncryptedFiles:
-    """Read what `encrypt` wrote.
-
-    Raises:
-        DataError: a file is missing or damaged, others may read the notice, or the two do not belong together.
-    """
-    _check_private(folder / NOTICE)
-    head = _read(folder / ENCRYPTED, lambda data: payload_from(data, EncryptedHead))
-    notice = _read(folder / NOTICE, lambda data: payload_from(data, HeadNotice))
-    if (notice.head_id, notice.fingerprint) != (head.head_id, head_fingerprint(head)):
-        raise DataError(f"{ENCRYPTED} and {NOTICE} in {str(folder)!r} do not belong together; encrypt the head again")
-    return EncryptedFiles(head, notice)
-
-
-def _read(path: Path, parse: Callable[[bytes], T]) -> T:
-    try:
-        return parse(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"cannot read {str(path)!r}: {error.strerror}") from error
-    except ProtocolError as error:
-        raise DataError(f"{str(path)!r} cannot be used: {error.text}") from error
