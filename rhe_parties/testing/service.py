@@ -149,6 +149,7 @@ class Deployment:
             self.launch(role)
         for role in self._servers:
             self.wait(role)
+        self.wait(KEY_HOLDER, "link opened")
         return self
 
     def __exit__(self, *_exception: object) -> None:
@@ -174,16 +175,16 @@ class Deployment:
                 env=os.environ | {VARIABLE: _PASSPHRASE} | own | environment,
             )  # fmt: skip
 
-    def wait(self, role: str) -> None:
-        """Until a server that was launched serves.
+    def wait(self, role: str, event: str = "serving") -> None:
+        """Until a server that was launched serves, or tells of another event.
 
         Raises:
             RuntimeError: it does not; its log.
         """
         deadline = time.monotonic() + _START_SECONDS
-        while not any(event.get("event") == "serving" for event in self.log(role)):
+        while not any(entry.get("event") == event for entry in self.log(role)):
             if time.monotonic() > deadline or not self.runs(role):
-                raise RuntimeError(f"{role} does not serve: {self._servers[role].log.read_text()}")
+                raise RuntimeError(f"{role}: no {event!r}: {self._servers[role].log.read_text()}")
             time.sleep(0.02)
 
     def runs(self, role: str) -> bool:
