@@ -15,6 +15,7 @@ class Proxy:
 
     Args:
         port: of the server, on this machine.
+        listen: port to listen at; 0 takes a free one.
 
     Attributes:
         delay: seconds that bytes wait here, each way.
@@ -23,8 +24,8 @@ class Proxy:
         refusing: whether new connections are closed at once.
     """
 
-    def __init__(self, port: int) -> None:
-        self._target = port
+    def __init__(self, port: int, listen: int = 0) -> None:
+        self._target, self._listen = port, listen
         self.delay = 0.0
         self.bytes_per_second = 0
         self.passing = asyncio.Event()
@@ -34,7 +35,7 @@ class Proxy:
         self._connections: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Proxy:
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", self._listen)
         return self
 
     async def __aexit__(self, *_exception: object) -> None:
