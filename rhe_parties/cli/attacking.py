@@ -8,10 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rhe_parties.cli.running import fail_on_errors, show_record
 from rhe_parties.errors import RheError
-from rhe_parties.runner.again import attack_again
-from rhe_parties.runner.parameters import parse_assignments
 
 __all__ = ["attack_command"]
 
@@ -26,6 +23,10 @@ def attack_command(
     json: Annotated[bool, typer.Option("--json", help="Print the record instead of the table.")] = False,
 ) -> None:
     """Run other strategies on the recorded views of a run, offline; its own record stays as it is."""
+    from rhe_parties.cli.running import fail_on_errors, show_record
+    from rhe_parties.runner.again import attack_again
+    from rhe_parties.runner.parameters import parse_assignments
+
     given: dict[str, Any] = dict(parse_assignments(parameter or []))
     command = ["rhe", "attack", str(folder), "--adversary", adversary]
     for key, value in given.items():
