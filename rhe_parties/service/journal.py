@@ -102,7 +102,9 @@ class Journal:
                 _LOG.error("not restored", extra={"file": path.name, "error": str(error)})
                 continue
             failures = [o.envelope.payload for o in party.respond(data) if isinstance(o.envelope.payload, Failure)]
-            if failures:
+            if failures and failures[0].code == FailureCode.WRONG_KEY:  # a crash came before it was forgotten
+                path.unlink(missing_ok=True)
+            elif failures:
                 _LOG.error("not restored", extra={"file": path.name, "error": failures[0].text})
             elif isinstance(payload, PlainHead | TwoLayerHead | EncryptedHead):
                 self._kept[payload.head_id] = _key_of(payload)
