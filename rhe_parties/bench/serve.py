@@ -32,7 +32,7 @@ Progress = Callable[[str], None]
 MAX_SERVED_CLIENTS, MAX_SECONDS, MAX_INPUTS = 2000, 600.0, 4096
 #: What the load generator's process is called beside the servers'.
 LOAD = "load"
-_LINKS = 4
+_LINKS = 8
 _GRAY, _COLOUR = (1, 28, 28), (3, 32, 32)
 # In a soak: identities that share the links, how many of them have few images to ask about, and how few.
 _IDENTITIES, _SHORT_OF, _FEW = 250, 10, 50
