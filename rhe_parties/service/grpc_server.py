@@ -107,7 +107,8 @@ class PartyServer:
         limits: bounds.
         trunk: name of the other server, without which nothing can be decided.
         note: called with (event, who, what) for what an operator wants to know of.
-        handled: called in the party's thread with (kind, seconds, what went out) after each envelope.
+        handled: called in the party's thread with (kind, seconds, what went out) after each envelope, and with "" as
+            the kind after what was held back.
     """
 
     def __init__(
@@ -345,7 +346,13 @@ class PartyServer:
         self._spawn(self._release_due())
 
     async def _release_due(self) -> None:
-        await self._send(await self._in_worker(lambda: _Handled(self.party.release_due(), self.party.due())))
+        await self._send(await self._in_worker(self._handle_due))
+
+    def _handle_due(self) -> _Handled:
+        started = time.perf_counter()
+        outgoing = self.party.release_due()
+        self._handled("", time.perf_counter() - started, outgoing)
+        return _Handled(outgoing, self.party.due())
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
