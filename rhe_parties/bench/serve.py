@@ -32,7 +32,7 @@ Progress = Callable[[str], None]
 MAX_SERVED_CLIENTS, MAX_SECONDS, MAX_INPUTS = 2000, 600.0, 4096
 #: What the load generator's process is called beside the servers'.
 LOAD = "load"
-_LINKS = 4
+_LINKS = 8
 _GRAY, _COLOUR = (1, 28, 28), (3, 32, 32)
 # In a soak: identities that share the links, how many of them have few images to ask about, and how few.
 _IDENTITIES, _SHORT_OF, _FEW = 250, 10, 50
@@ -73,7 +73,8 @@ class ServeCase:
     """Figures of one head, medians over the rounds.
 
     `full` and `half`: rate of answers a second and times in ms at full load and at half the highest rate. `cpu_ms`:
-    CPU time of one request at full load by process; `busy`: shares of one core that each process used then.
+    CPU time of one request at full load by process; `busy`: shares of one core that each process used then; `gathered`:
+    inputs that the host answered at once then.
     """
 
     name: str
@@ -84,6 +85,7 @@ class ServeCase:
     tail: float = 0.0
     cpu_ms: dict[str, float] = field(default_factory=dict)
     busy: dict[str, float] = field(default_factory=dict)
+    gathered: float = 0.0
     limit: str = ""
 
 
@@ -146,10 +148,14 @@ class _Bench:
 
     def measure(self, **command: object) -> dict[str, Any]:
         """What the load generator found; beside it CPU seconds by process and the seconds that it took."""
-        before, started = _cpu(self.processes), time.perf_counter()
+        (inputs, replies), before = self.deployment.gathered(), _cpu(self.processes)
+        started = time.perf_counter()
         found = self.load.ask(**command)
-        seconds = time.perf_counter() - started
-        return found | {"took": seconds, "cpu": {n: t - before[n] for n, t in _cpu(self.processes).items()}}
+        found["took"] = time.perf_counter() - started
+        found["cpu"] = {name: seconds - before[name] for name, seconds in _cpu(self.processes).items()}
+        after = self.deployment.gathered()
+        found["gathered"] = (after[0] - inputs) / max(after[1] - replies, 1)
+        return found
 
 
 def _cpu(processes: dict[str, psutil.Process]) -> dict[str, float]:
@@ -229,6 +235,7 @@ def _case(name: str, runs: list[tuple[dict[str, Any], dict[str, Any]]], batch: i
     for process in (MODEL_HOST, KEY_HOLDER, LOAD):
         case.cpu_ms[process] = statistics.median(1000 * r["cpu"][process] / max(r["answers"], 1) for r in full)
         case.busy[process] = statistics.median(run["cpu"][process] / run["took"] for run in full)
+    case.gathered = statistics.median(run["gathered"] for run in full)
     case.limit = _limit(case.busy, cores)
     return case
 

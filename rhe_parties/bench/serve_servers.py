@@ -7,10 +7,12 @@ import contextlib
 import json
 import os
 import secrets
+import socket
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -44,6 +46,7 @@ __all__ = ["ENCRYPTED", "PLAIN", "Deployment", "Memory", "Served"]
 PLAIN, ENCRYPTED = "plain", "encrypted"
 _DEPLOYMENT = "bench"
 _START_SECONDS = 120.0
+_GATHERED = "rhe_inputs_gathered"
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,12 @@ def _toml(value: object) -> str:
     return json.dumps(str(value) if isinstance(value, Path) else value)
 
 
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+    return port
+
+
 class Deployment:
     """Both servers with a plain and an encrypted head of the same weights; a context manager.
 
@@ -130,10 +139,11 @@ class Deployment:
         passphrase.write_text(secrets.token_hex(16))
         with Vault.create(folder / "vault", passphrase.read_text()) as vault:
             vault.new_custody(plan)
+        self._metrics = f"127.0.0.1:{_free_port()}"
         try:
             host = self._started(MODEL_HOST, folder, {
                 "state": folder / "host", "backbone": served.backbone.name, "weights": served.weights, "device": "cpu",
-                "gather_ms": served.gather_ms,
+                "gather_ms": served.gather_ms, "metrics": self._metrics,
             })  # fmt: skip
             self._host = f"127.0.0.1:{host.port}"
             keys = self._started(KEY_HOLDER, folder, {
@@ -185,6 +195,13 @@ class Deployment:
     def processes(self) -> dict[str, psutil.Process]:
         """Of the servers, by role."""
         return {server.role: server.process for server in self._servers}
+
+    def gathered(self) -> tuple[float, float]:
+        """Inputs that the host has answered for, and its replies."""
+        with urllib.request.urlopen(f"http://{self._metrics}/metrics") as response:
+            lines = response.read().decode().splitlines()
+        values = dict(line.rsplit(" ", 1) for line in lines if line.startswith(_GATHERED))
+        return float(values[f"{_GATHERED}_sum"]), float(values[f"{_GATHERED}_count"])
 
     def _end(self) -> None:
         for server in reversed(self._servers):

@@ -81,10 +81,10 @@ def _rates(result: ServeBench) -> Table:
 
 def _costs(result: ServeBench) -> Table:
     title = "CPU time of one request at full load (and share of a core)"
-    table = _table(title, "Head", "Host", "Key holder", "Load generator", "Together")
+    table = _table(title, "Head", "Host", "Key holder", "Load generator", "Together", "Gathered inputs")
     for case in result.cases:
         cells = [f"{_ms(case.cpu_ms[p])} ({100 * case.busy[p]:.0f} %)" for p in (MODEL_HOST, KEY_HOLDER, LOAD)]
-        table.add_row(case.name, *cells, _ms(sum(case.cpu_ms.values())))
+        table.add_row(case.name, *cells, _ms(sum(case.cpu_ms.values())), f"{case.gathered:.0f}")
     return table
 
 

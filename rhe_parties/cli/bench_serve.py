@@ -38,7 +38,7 @@ def serve_command(
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Serve a plain and an encrypted head on this machine and compare requests per second and times of answers."""
-    from rhe_parties.bench.serve import ServeWishes, bench_serve, bench_soak
+    from rhe_parties.bench.serve import ServeSoak, ServeWishes, bench_serve, bench_soak
     from rhe_parties.bench.serve_tables import show_serve_bench, show_serve_soak
 
     wishes = ServeWishes(
@@ -54,7 +54,7 @@ def serve_command(
         result = bench_soak(wishes, status.update) if soak else bench_serve(wishes, status.update)
     if json:
         typer.echo(json_module.dumps(result.to_json(), indent=1))
-    elif soak:
+    elif isinstance(result, ServeSoak):
         show_serve_soak(result, console)
     else:
         show_serve_bench(result, console)

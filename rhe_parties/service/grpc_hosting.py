@@ -133,9 +133,13 @@ class _KeyHolderKeeper:
     """Keeps a key holder's heads and reasons in the vault, and what it did in the ledger."""
 
     def __init__(self, party: KeyHolder, vault: Vault, ledger: Ledger) -> None:
-        self._party, self._vault = party, vault
+        self._party, self._vault, self._ledger = party, vault, ledger
         self._auditor = Auditor(ledger, lambda: party.closures)
         self._kept = party.revision
+
+    def together(self) -> contextlib.AbstractContextManager[object]:
+        """See `Keeper.together`: one wait for the disk."""
+        return self._ledger.group()
 
     def keep(self, kind: str, received: bytes, outgoing: list[Outgoing]) -> None:
         """See `Keeper.keep`."""
