@@ -22,6 +22,9 @@ from rhe_parties.service.identity import Identity
 from rhe_parties.testing.service import DEPLOYMENT, Deployment, KnownHead
 from rhe_parties.threat.model import KEY_HOLDER, MODEL_HOST
 
+# Mutations of a piece, which is no envelope.
+_OF_BYTES = ("bit flips", "truncation", "extension", "splice of two messages", "bytes moved", "replay")
+
 
 class HostileHost:
     """Stands between a key holder and its real host, and spoils the answers of every four requests.
@@ -135,7 +138,7 @@ async def flood(
                 if rng.integers(8):
                     pieces = list(chunks(mutator.draw(data, other).data))
                 else:
-                    pieces[0] = mutator.draw(pieces[0], data).data
+                    pieces[0] = mutator.draw(pieces[0], data, _OF_BYTES).data
                 try:
                     for piece in pieces:
                         await call.write(piece)

@@ -23,6 +23,7 @@ from rhe_parties.errors import FailureCode, ProtocolError, RheError, TransportEr
 from rhe_parties.he.scheme import PublicMaterial
 from rhe_parties.messages.payloads import Decision, HeadInstalled, HealthReport, HealthRequest, PublicMaterialRequest
 from rhe_parties.model.backbone import load_backbone
+from rhe_parties.service.grpc_caller import Caller
 from rhe_parties.testing.proxy import Proxy
 from rhe_parties.testing.service import Deployment, KnownHead, free_port, make_vault
 from rhe_parties.threat.model import KEY_HOLDER, MODEL_HOST
@@ -329,5 +330,5 @@ async def crowd(running: Deployment, role: str, alice: Caller) -> None:
     finally:
         for stranger in strangers:
             stranger.close()
-    async with running.caller(role, Identity(DEPLOYMENT, DATA_OWNER), 20.0) as owner:
+    async with running.caller(role, running.owner, 20.0) as owner:
         assert await owner.ask(HealthRequest(), HealthReport)
