@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import resource
 import signal
 import time
 from collections.abc import Awaitable, Callable
@@ -34,6 +35,13 @@ _LOG = logging.getLogger("rhe.service")
 _PARTY = SERVICES["Party"]
 # A host that starts again shall be found at once: half a second is little beside its own start.
 _FIRST_RETRY, _LAST_RETRY = 0.1, 0.5
+
+# Calls beside links: health and reflection.
+_OTHER_CALLS = 64
+# How long a stranger that says nothing may keep its connection.
+_HANDSHAKE_MS = 10_000
+# File descriptors that connections may not take: without one neither vault nor state is written, nor a key loaded.
+_OWN_DESCRIPTORS = 64
 
 
 @dataclass(frozen=True)
@@ -120,8 +128,15 @@ class Service:
 
     async def _listen(self) -> aio.Server:
         options, credentials = self._options, self._options.credentials
+        calls = options.limits.links + _OTHER_CALLS
         server = aio.server(
-            options=[*MESSAGE_OPTIONS, ("grpc.so_reuseport", 0)], maximum_concurrent_rpcs=options.limits.links + 64
+            options=[
+                *MESSAGE_OPTIONS,
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_allowed_incoming_connections", _affordable(calls)),
+                ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
+            ],
+            maximum_concurrent_rpcs=calls,
         )
         server.add_generic_rpc_handlers((self.server.handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -180,3 +195,15 @@ class Service:
                     await running
                 call.cancel()
             self._note("link closed", MODEL_HOST, link.cut)
+
+
+def _affordable(connections: int) -> int:
+    """How many of these can be open with descriptors left for everything else; the system is asked for enough."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + _OWN_DESCRIPTORS
+    if soft == resource.RLIM_INFINITY:
+        return connections
+    if soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return max(min(connections, soft - _OWN_DESCRIPTORS), 1)

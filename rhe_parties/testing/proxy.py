@@ -20,7 +20,7 @@ class Proxy:
     Attributes:
         delay: seconds that bytes wait here, each way.
         bytes_per_second: that go each way; 0: as fast as they come.
-        passing: while clear, nothing is read from either side, and nobody is told.
+        passing: while clear, nothing goes on to either side, and nobody is told.
         refusing: whether new connections are closed at once.
     """
 
@@ -78,8 +78,8 @@ class Proxy:
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
-            await self.passing.wait()
             data = await reader.read(_AT_A_TIME)
+            await self.passing.wait()
             if not data:
                 break
             rate = self.bytes_per_second
