@@ -73,7 +73,8 @@ class World:
 
     def __init__(self, folder: Path, victim: str = "", at: int = -1) -> None:
         self.folder, self.victim, self.at = folder, victim, at
-        self.steps, self.point, self.kills = 0, "", 0
+        self.steps: list[str] = []
+        self.point, self.kills = "", 0
         self._disks = {MODEL_HOST: folder / "host", KEY_HOLDER: folder / "keys"}
         for disk in self._disks.values():
             disk.mkdir(parents=True)
@@ -127,8 +128,8 @@ class World:
         """A step of the party at work, at which it may be killed."""
         if not self._armed or self._at_work != self.victim:
             return
-        self.steps += 1
-        if self.steps - 1 == self.at:
+        self.steps.append(what)
+        if len(self.steps) - 1 == self.at:
             self.point = what
             disk = self._disks[self.victim]
             shutil.copytree(disk, self.folder / "as-it-was", copy_function=shutil.copy2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -107,6 +108,32 @@ def test_heads_of_an_old_key_do_not_come_back(tmp_path: Path) -> None:
     assert not again.serves("old")
 
 
+def test_a_head_that_is_refused_is_not_kept_in_the_place_of_one_of_its_name_that_waits(tmp_path: Path) -> None:
+    public = make_custody(PLAN).public
+    host = _Host(tmp_path)
+    host.take(DATA_OWNER, _encrypted("a", public))
+    refused = dataclasses.replace(_encrypted("a", public), backbone_fingerprint="0" * 64)
+    assert isinstance(host.take(DATA_OWNER, refused)[0].envelope.payload, Failure)
+    host.take(KEY_HOLDER, public)
+    assert host.serves("a")
+    again = _Host(tmp_path)
+    assert again.restored == ["a"]
+    assert again.serves("a")
+
+
+def test_a_head_whose_key_was_replaced_just_before_a_crash_goes_with_the_next_start(tmp_path: Path) -> None:
+    old, new = make_custody(PLAN).public, make_custody(plan_head(BACKBONE.features, 3)).public
+    host = _Host(tmp_path)
+    host.take(KEY_HOLDER, old)
+    host.take(DATA_OWNER, _encrypted("a", old))
+    left = {path: path.read_bytes() for path in tmp_path.glob("head-*")}
+    host.take(KEY_HOLDER, new)
+    for path, data in left.items():
+        path.write_bytes(data)
+    assert _Host(tmp_path).restored == []
+    assert [path.name for path in tmp_path.iterdir()] == ["material.envelope"]
+
+
 def test_a_full_disk_is_said_and_costs_nothing_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     host = _Host(tmp_path)
     host.take(DATA_OWNER, _plain("a"))
@@ -132,6 +159,7 @@ def test_damaged_files_are_left_and_the_others_come_back(tmp_path: Path, caplog:
     # A write that was cut off leaves a file that is never read.
     (tmp_path / ".head-half.envelope.new").write_bytes(b"half")
     assert _Host(tmp_path).restored == ["a"]
+    assert not (tmp_path / ".head-half.envelope.new").exists()
     assert [record.getMessage() for record in caplog.records].count("not restored") == 2
 
 

@@ -218,7 +218,7 @@ def _caller(certificates: Path, address: str, server: str, folder: str) -> Calle
     return Caller(address, Identity(credentials.identity.deployment, server), credentials.identity, credentials, 10.0)
 
 
-async def _refused(caller: Caller, message: str = "") -> None:
+async def _refused(caller: Caller, message: str = "^key-holder at") -> None:
     """When it opens its link or with the first question, whichever comes first."""
     with pytest.raises(TransportError, match=message):
         async with caller:

@@ -65,6 +65,26 @@ def _opened(folder: Path, made: SimpleNamespace) -> Vault:
     return Vault(PrivateFolder(folder), made.identity)
 
 
+def test_a_disk_that_is_full_right_after_the_key_leaves_no_other_key_served_than_kept(
+    made: SimpleNamespace, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = PrivateFolder.write
+
+    def full(folder: PrivateFolder, name: str, data: bytes) -> None:
+        if name == PUBLIC:
+            raise VaultError("no room")
+        write(folder, name, data)
+
+    with _opened(copy, made) as vault:
+        monkeypatch.setattr(PrivateFolder, "write", full)
+        served = vault.new_custody(PLAN)
+        monkeypatch.undo()
+        kept = vault.custody()
+        assert kept is not None
+        assert kept.public == served.public == vault.public() != made.public
+    assert look_into(copy)[1] == served.public
+
+
 def _reply(custody: KeyCustody) -> LogitCiphertexts:
     head, _ = make_encryptor(custody.public).encrypt(np.ones((2, 4)), np.array([0.0, 1.0]))
     return make_evaluator(custody.public, head).evaluate(np.ones((1, 4)))[0]
