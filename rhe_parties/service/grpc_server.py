@@ -356,7 +356,11 @@ class PartyServer:
         loop = asyncio.get_running_loop()
         while self._turns:
             taken = [self._turns.popleft() for _ in range(min(len(self._turns), _MAX_TURNS))]
-            done = await loop.run_in_executor(self._worker, self._together, [action for action, _ in taken])
+            try:
+                done = await loop.run_in_executor(self._worker, self._together, [action for action, _ in taken])
+            except Exception as error:  # a defect costs these turns and not those that follow
+                self._note("defect", self.party.name, repr(error))
+                done = [error] * len(taken)
             for (_, turn), result in zip(taken, done, strict=True):
                 if turn.done():  # whoever waited for it is gone
                     continue
