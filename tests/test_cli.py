@@ -10,9 +10,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rhe_parties.cli.main import main
+from rhe_parties.data.datasets import load_dataset
+from rhe_parties.data.imagefolder import read_folder
 from rhe_parties.report.record import load_record
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -230,3 +233,28 @@ def test_scenario_file_is_also_a_program(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert load_record(tmp_path).status == "ok"
+
+
+def test_pictures_are_written_and_read_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "pictures"
+    assert _exit_code(["pictures", "digits", "--out", str(out), "--train", "2", "--test", "1"]) == 0
+    images, labels, names, test = read_folder(out, 32)
+    assert (images.shape, names, list(np.bincount(labels))) == ((30, 1, 32, 32), tuple(map(str, range(10))), [3] * 10)
+    assert test is not None
+    assert test.sum() == 10
+    np.testing.assert_array_equal(images[0], load_dataset("digits").images[load_dataset("digits").labels == 0][0])
+    for arguments, text in (
+        (["--out", str(out)], "is not empty"),
+        (["--out", str(tmp_path / "many"), "--train", "200"], "has 178 images from 0 on, not 200"),
+        (["--out", str(tmp_path / "none"), "--test", "0"], "test = 0"),
+    ):
+        capsys.readouterr()
+        assert _exit_code(["pictures", "digits", *arguments]) == 2
+        assert text in capsys.readouterr().err
+
+
+def test_the_command_line_does_not_wait_for_torch() -> None:
+    code = (
+        "import sys, rhe_parties.cli.main; print([m for m in ('torch', 'scipy', 'ray', 'tenseal') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -187,14 +188,17 @@ def test_the_key_holders_process_holds_no_torch_and_ends_with_the_laboratory() -
         "transport = GrpcTransport()\n"
         "transport.seat('key-holder', holder_setup(), 60)\n"
         "pid = transport._processes['key-holder'].pid\n"
-        "print(pid, health(transport), Path(f'/proc/{pid}/maps').read_text().count('libtorch'), flush=True)\n"
+        "print(pid, health(transport), Path(f'/proc/{pid}/maps').read_text().count('libtorch'), end=' ')\n"
+        "print(transport._folder.name, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    pid, handled, torches = map(int, done.stdout.split())
+    *numbers, folder = done.stdout.split()
+    pid, handled, torches = map(int, numbers)
     assert (handled, torches) == (1, 0)
     _wait_until_gone(pid)
+    shutil.rmtree(folder)
 
 
 def holder_setup() -> bytes:

@@ -449,3 +449,50 @@ def test_a_key_that_is_closed_and_a_head_that_is_stopped_are_written_down(ledger
         ("key closed", {"reason": "too much noise"}),
     ]
     assert rows[2:] == [("key closed", {"reason": "too much noise"})]
+
+
+def _ask(budgets: DurableBudgets, ids: DurableIds, text: str, images: int) -> None:
+    """As the key holder does: counted and marked as used, or neither."""
+    with budgets.together():
+        ids.add(text)
+        budgets.count("a", "h", images)
+
+
+def test_a_group_is_durable_at_its_end_and_each_part_can_fail_alone(ledger: Ledger, path: Path) -> None:
+    budgets, ids = DurableBudgets(ledger), DurableIds(ledger)
+    budgets.admit("a", 5)
+    with ledger.group():
+        _ask(budgets, ids, "first", 2)
+        with pytest.raises(BudgetError):
+            _ask(budgets, ids, "second", 4)
+        ledger.record(AuditEvent.DECISION, "a")
+        assert [text in ids for text in ("first", "second")] == [True, False]
+        with sqlite3.connect(path) as other:
+            assert other.execute("SELECT count(*) FROM used_ids").fetchone() == (0,)
+    assert (budgets.used("a", "h"), budgets.decided, len(ids)) == (2, 2, 1)
+    with sqlite3.connect(path) as other:
+        assert other.execute("SELECT images FROM decided").fetchall() == [(2,)]
+        assert other.execute("SELECT count(*) FROM used_ids").fetchone() == (1,)
+    assert [row.event for row in read_log(path)] == ["decision"]
+
+
+@pytest.mark.parametrize("when", ["within", "at the end"])
+def test_a_group_that_cannot_be_kept_leaves_nothing_of_any_part(when: str, ledger: Ledger, path: Path) -> None:
+    budgets, ids = DurableBudgets(ledger), DurableIds(ledger)
+
+    def lose() -> None:
+        with ledger.group():
+            _ask(budgets, ids, "first", 2)
+            ledger.record(AuditEvent.DECISION, "a")
+            ledger._connection.execute("ROLLBACK")  # as SQLite does where a disk is full
+            for _ in range(2 if when == "within" else 0):
+                with pytest.raises(ProtocolError):
+                    ids.add("second")
+
+    with pytest.raises(ProtocolError, match="the ledger cannot be written"):
+        lose()
+    assert (budgets.used("a", "h"), budgets.decided, len(ids), "first" in ids) == (0, 0, 0, False)
+    ids.add("first")
+    ledger.record(AuditEvent.DECISION, "a")
+    assert len(read_log(path)) == 1
+    assert verify(path).holds

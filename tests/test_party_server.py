@@ -233,7 +233,7 @@ def test_a_client_that_does_not_read_is_cut_off() -> None:
     served(test)
 
 
-class _FullDisk:
+class _FullDisk(NothingKept):
     def __init__(self) -> None:
         self.full = True
 

@@ -23,7 +23,7 @@ from rhe_parties.service.authority import new_deployment, revoke
 from rhe_parties.service.certificates import load_identity
 from rhe_parties.service.grpc_caller import Caller
 from rhe_parties.service.grpc_gate import Gate
-from rhe_parties.service.grpc_links import LINK, MESSAGE_OPTIONS
+from rhe_parties.service.grpc_links import LINK, MESSAGE_OPTIONS, PARTY_KEY
 from rhe_parties.service.grpc_server import Limits, NothingKept
 from rhe_parties.service.grpc_service import Service, ServiceOptions
 from rhe_parties.service.identity import CLIENT, Identity
@@ -43,6 +43,7 @@ async def misbehaving(behaviour: Behaviour) -> AsyncIterator[str]:
     """A server whose links do as `behaviour` says; its address."""
 
     async def link(_requests: Any, context: Any) -> None:
+        await context.send_initial_metadata(((PARTY_KEY, KEY_HOLDER),))  # lets the caller in
         await behaviour(context)
 
     server = aio.server(options=MESSAGE_OPTIONS)

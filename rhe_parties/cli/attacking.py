@@ -23,7 +23,6 @@ def attack_command(
     json: Annotated[bool, typer.Option("--json", help="Print the record instead of the table.")] = False,
 ) -> None:
     """Run other strategies on the recorded views of a run, offline; its own record stays as it is."""
-    # Loaded here: no other command should wait for what only this one needs.
     from rhe_parties.cli.running import fail_on_errors, show_record
     from rhe_parties.runner.again import attack_again
     from rhe_parties.runner.parameters import parse_assignments

@@ -1,10 +1,11 @@
-"""`rhe keys`: the key holder's vault, looked at and changed while nothing is served from it.
+"""`rhe keys`: the key holder's vault, looked at and changed while nothing is served from it, or rotated by who serves.
 
 SEAL and `pyrage` are loaded by the commands that need them, not with the command line.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json as json_module
 import os
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from rhe_parties.cli.linking import CertificatesFolder, DeploymentName, Plaintext, Showing, access_for
 from rhe_parties.cli.planning import (
     Batch,
     Classes,
@@ -27,7 +29,7 @@ from rhe_parties.cli.planning import (
     Security,
     parse_hidden,
 )
-from rhe_parties.errors import DataError, VaultError
+from rhe_parties.errors import DataError, ParameterError, VaultError
 from rhe_parties.he.planner import plan_head
 from rhe_parties.he.scheme import PublicMaterial
 from rhe_parties.service.passphrase import find_passphrase
@@ -37,9 +39,12 @@ if TYPE_CHECKING:
 
 __all__ = ["keys", "open_vault"]
 
+_OLD_COPIES = "Backups and snapshots made before hold the old key still."
+
 keys = typer.Typer(
     name="keys",
-    help="Keep the key holder's key: encrypted, in a folder of its own. All but `show` while no server uses it.",
+    help="Keep the key holder's key: encrypted, in a folder of its own. While no server uses it, but for `show`, and "
+    "`rotate` with --key-holder.",
     no_args_is_help=True,
 )
 
@@ -79,6 +84,10 @@ def new_command(
     security: Security = 128,
     scheme: Scheme = None,
     feature_norm: FeatureNorm = 16.0,
+    tag: Annotated[
+        bool,
+        typer.Option(help="Plan one class more, for the secret row by which replies of a cheating host show (bfv)."),
+    ] = True,
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Make a key, in a new vault or in one that holds none; plan parameters as for `rhe plan`."""
@@ -86,7 +95,8 @@ def new_command(
     from rhe_parties.service.vault import IDENTITY, Vault
 
     widths = parse_hidden(hidden)
-    plan = plan_head(features, classes, widths, batch, logit_error, security, scheme, feature_norm)
+    rows = classes + (tag and not widths and scheme in (None, "bfv"))
+    plan = plan_head(features, rows, widths, batch, logit_error, security, scheme, feature_norm)
     check_sealable(plan)
     if os.path.exists(vault / IDENTITY):  # False, too, where nothing may be looked at: `create` says why
         opened = open_vault(vault, passphrase_file)
@@ -101,14 +111,50 @@ def new_command(
 
 
 @keys.command("rotate")
-def rotate_command(vault: VaultFolder, passphrase_file: PassphraseFile = None) -> None:
+def rotate_command(
+    vault: Annotated[Path | None, typer.Option("--vault", help="Folder of a key that is not served.")] = None,
+    key_holder: Annotated[
+        str | None, typer.Option("--key-holder", metavar="HOST:PORT", help="Have the key holder that serves do it.")
+    ] = None,
+    passphrase_file: PassphraseFile = None,
+    certificates: CertificatesFolder = None,
+    plaintext: Plaintext = False,
+    deployment: DeploymentName = None,
+) -> None:
     """Replace the key by a new one under the same plan; the old one is destroyed."""
+    shown = Showing(certificates, plaintext, deployment)
+    if (vault is None) == (key_holder is None):
+        raise ParameterError("give either --vault DIR or --key-holder HOST:PORT")
+    if vault is not None:
+        if shown != Showing(None, False, None):
+            raise ParameterError("--certificates, --plaintext and --deployment are for --key-holder, not for --vault")
+        _rotate_vault(vault, passphrase_file)
+    elif passphrase_file is not None:
+        raise ParameterError("--passphrase-file is for --vault; the key holder that serves knows its passphrase")
+    else:
+        _rotate_served(key_holder or "", shown)
+
+
+def _rotate_vault(vault: Path, passphrase_file: Path | None) -> None:
     with open_vault(vault, passphrase_file) as opened:
         old = _public(opened)
         new = opened.new_custody(old.plan).public
     typer.echo(f"Replaced key {old.fingerprint} by {new.fingerprint}")
     typer.echo("Every encrypted head has to be encrypted and installed anew; those under the old key are of no use.")
-    typer.echo("Backups and snapshots made before hold the old key still.")
+    typer.echo(_OLD_COPIES)
+
+
+def _rotate_served(key_holder: str, shown: Showing) -> None:
+    from rhe_parties.service.grpc_errands import rotate
+    from rhe_parties.service.identity import OPERATOR
+
+    done = asyncio.run(rotate(access_for(shown, [key_holder], OPERATOR), key_holder))
+    typer.echo(f"Replaced key {done.old} by {done.new}")
+    if done.heads is None:
+        typer.echo("Heads wait to be encrypted anew by their owner (`rhe head renew`); until then none is decided on.")
+    else:
+        typer.echo(f"Heads encrypted and installed anew: {done.heads}")
+    typer.echo(_OLD_COPIES)
 
 
 @keys.command("show")

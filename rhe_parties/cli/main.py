@@ -16,12 +16,16 @@ from rhe_parties.cli.attacking import attack_command
 from rhe_parties.cli.auditing import audit_command
 from rhe_parties.cli.bench_head import head_command
 from rhe_parties.cli.bench_reconstruct import reconstruct_command
+from rhe_parties.cli.bench_serve import serve_command
 from rhe_parties.cli.bench_shadows import shadows_command
 from rhe_parties.cli.benching import bench
 from rhe_parties.cli.certificates import certificates
+from rhe_parties.cli.classifying import classify_command
 from rhe_parties.cli.fuzzing import fuzz_command
+from rhe_parties.cli.heads import heads
 from rhe_parties.cli.keys import keys
 from rhe_parties.cli.listing import list_command
+from rhe_parties.cli.picturing import pictures_command
 from rhe_parties.cli.planning import plan_command
 from rhe_parties.cli.serving import serve
 from rhe_parties.cli.sweeping import sweep_command
@@ -38,14 +42,18 @@ app = typer.Typer(
 )
 app.command("attack")(attack_command)
 app.command("audit")(audit_command)
+app.command("classify")(classify_command)
 app.command("fuzz")(fuzz_command)
 app.command("list")(list_command)
 bench.command("head")(head_command)
 bench.command("reconstruct")(reconstruct_command)
+bench.command("serve")(serve_command)
 bench.command("shadows")(shadows_command)
 app.add_typer(bench)
 app.add_typer(certificates)
+app.add_typer(heads)
 app.add_typer(keys)
+app.command("pictures")(pictures_command)
 app.command("plan")(plan_command)
 app.add_typer(serve)
 app.command("sweep")(sweep_command)

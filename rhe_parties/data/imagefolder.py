@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 from rhe_parties.errors import DataError
 from rhe_parties.types import IntArray, UInt8Array
 
-__all__ = ["IMAGE_SUFFIXES", "read_folder"]
+__all__ = ["IMAGE_SUFFIXES", "read_folder", "read_image", "stack_images"]
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 _GRAY_MODES = frozenset({"1", "L", "I", "I;16", "F"})
@@ -46,13 +47,11 @@ def read_folder(folder: Path, size: int) -> tuple[UInt8Array, IntArray, tuple[st
             raise DataError(f"imagefolder: {half} and {halves[0]} must hold the same class folders")
         for label, name in enumerate(names):
             found = _images(half / name)
-            pictures += [_read(path, size) for path in found]
+            pictures += [read_image(path, size) for path in found]
             labels += [label] * len(found)
             test += [half is not halves[0]] * len(found)
-    gray = all(picture.shape[0] == 1 for picture in pictures)
-    whole = pictures if gray else [np.repeat(p, 3, axis=0) if p.shape[0] == 1 else p for p in pictures]
     official = np.array(test) if len(halves) == 2 else None
-    return np.stack(whole), np.array(labels, np.int64), tuple(names), official
+    return stack_images(pictures), np.array(labels, np.int64), tuple(names), official
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -67,8 +66,18 @@ def _images(folder: Path) -> list[Path]:
     return found
 
 
-def _read(path: Path, size: int) -> UInt8Array:
-    """One image as uint8 [1 or 3, size, size]."""
+def stack_images(pictures: Sequence[UInt8Array]) -> UInt8Array:
+    """Images [1 or 3, H, W], at least one, as uint8 [n, C, H, W]: C = 1 when every one is gray, else 3."""
+    gray = all(picture.shape[0] == 1 for picture in pictures)
+    return np.stack(pictures if gray else [np.repeat(p, 3, axis=0) if p.shape[0] == 1 else p for p in pictures])
+
+
+def read_image(path: Path, size: int) -> UInt8Array:
+    """One image as uint8 [1 or 3, size, size], scaled so that its shorter side fits, then cut in the middle.
+
+    Raises:
+        DataError: it is not there, or is no image that can be read.
+    """
     try:
         with Image.open(path) as opened:
             if opened.mode in ("I", "I;16", "F"):
@@ -79,7 +88,7 @@ def _read(path: Path, size: int) -> UInt8Array:
             else:
                 image = opened.convert("L" if opened.mode in _GRAY_MODES else "RGB")
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"imagefolder: cannot read image {path}: {error}") from error
+        raise DataError(f"cannot read image {path}: {error}") from error
     scale = size / min(image.size)
     width, height = (max(size, round(side * scale)) for side in image.size)
     image = image.resize((width, height), Image.Resampling.BILINEAR)

@@ -276,9 +276,10 @@ def version() -> tuple[int, int]:
 
 def plaintext_values(value: Any, positions: IntArray, modulus: int) -> IntArray:
     """Coefficients of a plaintext at `positions` (any shape), centred modulo t, int64 of the same shape."""
-    count = value.coeff_count()
-    read = [value.data(i) if i < count else 0 for i in positions.ravel().tolist()]
-    residues = np.array(read, dtype=np.int64).reshape(positions.shape)
+    wanted = positions.ravel().tolist()
+    if wanted and (least := max(wanted) + 1) > value.coeff_count():
+        value.resize(least)  # with zeros: SEAL leaves out the highest where they are
+    residues = np.fromiter(map(value.data, wanted), np.int64, len(wanted)).reshape(positions.shape)
     return np.where(residues >= modulus // 2, residues - modulus, residues)
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rhe_parties.defences.base import Defence
     from rhe_parties.model.backbone import Backbone
 
-__all__ = ["build_party"]
+__all__ = ["build_party", "pick_device"]
 
 
 def build_party(setup: bytes, pool: Pool | None = None) -> Party:
@@ -127,7 +127,7 @@ def _backbone(spec: BackboneSpec) -> Backbone:
     from rhe_parties.model.backbone import load_backbone
 
     weights = spec.weights if spec.weights.startswith("random:") else (Path(spec.weights) if spec.weights else None)
-    backbone = load_backbone(spec.name, weights, _device(spec.device))
+    backbone = load_backbone(spec.name, weights, pick_device(spec.device))
     if spec.fingerprint and backbone.fingerprint != spec.fingerprint:
         raise DataError(
             f"backbone {spec.name!r} hashes to {backbone.fingerprint[:12]}, the run is set up for "
@@ -136,8 +136,8 @@ def _backbone(spec: BackboneSpec) -> Backbone:
     return backbone
 
 
-def _device(name: str) -> str:
-    """`auto` is the GPU that this process was given, if any."""
+def pick_device(name: str) -> str:
+    """Torch's name of a device; `auto` is the GPU that this process was given, if any."""
     if name == "auto":
         import torch
 

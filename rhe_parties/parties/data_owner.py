@@ -11,7 +11,6 @@ from rhe_parties.defences.base import Defence
 from rhe_parties.defences.chain import trainer_of
 from rhe_parties.errors import FailureCode, ProtocolError
 from rhe_parties.he.scheme import HeadEncryptor, PublicMaterial, make_encryptor
-from rhe_parties.he.tag import encrypt_tagged
 from rhe_parties.messages import Envelope
 from rhe_parties.messages.checks import empty
 from rhe_parties.messages.fingerprints import head_fingerprint
@@ -35,6 +34,7 @@ from rhe_parties.model.last_block import adapted_backbone, last_layer, train_ada
 from rhe_parties.model.two_layer import BatchRecipe
 from rhe_parties.parties.base import Asker, Party
 from rhe_parties.parties.canaries import clear_classes
+from rhe_parties.parties.encrypting import encrypted_head
 from rhe_parties.rng import stream_seed
 from rhe_parties.threat.model import DATA_OWNER, KEY_HOLDER, LABORATORY, MODEL_HOST
 from rhe_parties.types import FloatArray, IntArray, UInt8Array
@@ -164,11 +164,7 @@ class DataOwner(Party):
         if self._encrypts:
             if self._encryptor is None:
                 raise ProtocolError(FailureCode.UNEXPECTED, "no public key material has arrived yet")
-            if self._tagged:
-                held, scale, tag = encrypt_tagged(self._encryptor, *head.encryptable)
-            else:
-                held, scale = self._encryptor.encrypt(*head.encryptable)
-            return EncryptedHead(head_id, held.key_fingerprint, backbone, held.ciphertexts, block), scale, tag
+            return encrypted_head(self._encryptor, head_id, head, backbone, self._tagged, block)
         if isinstance(head, LinearHead):
             return PlainHead(head_id, head.weight, head.bias, backbone, block), 0.0, tag
         weight, bias = head.deep.layers[1]

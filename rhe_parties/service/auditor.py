@@ -45,7 +45,17 @@ class Auditor:
         del received
         closed = self._closures()
         news = [_closure(head_id, reason) for head_id, reason in closed.items() - self._closed.items()]
-        self._ledger.record_all([*events_of(kind, outgoing), *news])
+        events = [*events_of(kind, outgoing), *news]
+        if not events:
+            self._closed = closed
+            return
+        with self._ledger.transaction():
+            before = self._closed
+            self._ledger.if_undone(lambda: self._tell_again(before))
+            self._ledger.record_all(events)
+            self._closed = closed
+
+    def _tell_again(self, closed: dict[str, str]) -> None:
         self._closed = closed
 
 

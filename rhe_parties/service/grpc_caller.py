@@ -13,7 +13,7 @@ from rhe_parties.messages import Envelope, Payload, decode, encode
 from rhe_parties.messages.frames import chunks
 from rhe_parties.messages.payloads import Failure
 from rhe_parties.service.certificates import Credentials
-from rhe_parties.service.grpc_links import LINK, PARTY_KEY, channel_to, envelopes, why
+from rhe_parties.service.grpc_links import LINK, PARTY_KEY, accepted, channel_to, envelopes, why
 from rhe_parties.service.identity import Identity
 
 __all__ = ["Caller"]
@@ -49,8 +49,8 @@ class Caller:
         self._channel = channel_to(self._address, self._server, self._credentials)
         self._call = self._channel.stream_stream(LINK)(metadata=((PARTY_KEY, self._caller.party),))
         try:
-            await asyncio.wait_for(self._call.wait_for_connection(), self._seconds)
-        except (aio.AioRpcError, TimeoutError) as error:
+            await asyncio.wait_for(accepted(self._call), self._seconds)
+        except (aio.AioRpcError, asyncio.InvalidStateError, TimeoutError) as error:
             await self._channel.close()
             raise self._lost(error) from error
         self._reader = asyncio.create_task(self._read())

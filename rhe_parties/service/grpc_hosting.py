@@ -35,6 +35,8 @@ __all__ = ["serve_key_holder", "serve_model_host"]
 
 _LOG = logging.getLogger("rhe.service")
 _MAX_TEXT = 300
+# Events that happen when nothing is wrong.
+_ORDINARY = ("link opened", "link closed")
 Ready = Callable[[Service], Awaitable[None]]
 
 
@@ -131,9 +133,13 @@ class _KeyHolderKeeper:
     """Keeps a key holder's heads and reasons in the vault, and what it did in the ledger."""
 
     def __init__(self, party: KeyHolder, vault: Vault, ledger: Ledger) -> None:
-        self._party, self._vault = party, vault
+        self._party, self._vault, self._ledger = party, vault, ledger
         self._auditor = Auditor(ledger, lambda: party.closures)
         self._kept = party.revision
+
+    def together(self) -> contextlib.AbstractContextManager[object]:
+        """See `Keeper.together`: one wait for the disk."""
+        return self._ledger.group()
 
     def keep(self, kind: str, received: bytes, outgoing: list[Outgoing]) -> None:
         """See `Keeper.keep`."""
@@ -155,7 +161,8 @@ class _Notes:
 
     def __call__(self, event: str, who: str, what: str) -> None:
         self._telemetry.happened(event)
-        _LOG.log(logging.WARNING if what else logging.INFO, event, extra={"who": who, "what": what[:_MAX_TEXT]})
+        level = logging.INFO if event in _ORDINARY else logging.WARNING
+        _LOG.log(level, event, extra={"who": who, "what": what[:_MAX_TEXT]})
         if event != AuditEvent.CONNECTION_REFUSED or self._ledger is None:
             return
         now = int(time.monotonic())

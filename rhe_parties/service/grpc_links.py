@@ -18,7 +18,7 @@ from rhe_parties.messages.frames import MAX_CHUNK_BYTES, SERVICES, Assembler, ch
 from rhe_parties.service.certificates import Credentials
 from rhe_parties.service.identity import Identity
 
-__all__ = ["LINK", "MESSAGE_OPTIONS", "PARTY_KEY", "Link", "channel_to", "envelopes", "why"]
+__all__ = ["LINK", "MESSAGE_OPTIONS", "PARTY_KEY", "Link", "accepted", "channel_to", "envelopes", "why"]
 
 #: The method of service `Party`.
 LINK = f"/{SERVICES['Party']}/Link"
@@ -32,7 +32,10 @@ MESSAGE_OPTIONS: list[tuple[str, Any]] = [
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
 ]
-#: Metadata under which a caller without a certificate says who it is (plaintext on one machine only).
+# What gRPC says where the certificate of the other end will not do.
+_NOT_THE_ONE = ("CERTIFICATE_VERIFY_FAILED", "Peer name", "Hostname Verification")
+#: Metadata under which a caller without a certificate says who it is (plaintext on one machine only), and a server
+#: that lets a caller in who serves.
 PARTY_KEY = "rhe-party"
 # Envelopes that wait to be written to one link, and the bytes from which on no more are taken.
 _QUEUED = 512
@@ -131,6 +134,19 @@ async def envelopes(
         raise MessageError(FailureCode.MALFORMED, f"the stream ends {assembler.held} bytes into an envelope")
 
 
+async def accepted(call: Any) -> None:
+    """Wait until the server lets the caller in. Nothing may be written before: that would hide why it does not.
+
+    Raises:
+        AioRpcError: it does not, or cannot be reached.
+        InvalidStateError: it closed the link without a reason.
+    """
+    await call.wait_for_connection()
+    if PARTY_KEY not in (await call.initial_metadata() or ()):
+        await call.read()
+        raise asyncio.InvalidStateError("the server closed the link without a reason")
+
+
 def channel_to(address: str, server: Identity, credentials: Credentials | None) -> aio.Channel:
     """A channel to a server of a deployment; nothing is sent before the first call.
 
@@ -153,7 +169,7 @@ def why(error: grpc.RpcError) -> str:
     if code == grpc.StatusCode.DEADLINE_EXCEEDED:
         return "no answer in time"
     text = details[0] if details else str(code)
-    if "CERTIFICATE_VERIFY_FAILED" in text or "Peer name" in text:
+    if any(mark in text for mark in _NOT_THE_ONE):
         return f"its certificate is not the one wanted ({text})"
     if code == grpc.StatusCode.UNAVAILABLE:
         return f"it cannot be reached ({text})"

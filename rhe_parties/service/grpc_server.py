@@ -1,8 +1,8 @@
 """A party behind gRPC: links in, envelopes to the party, its envelopes out to whom they are for.
 
 The party is handled by one thread, an envelope at a time, as over every other transport. What it wants kept is kept
-before anything goes out. A link's next envelope is read when the one before it has been handled, so a server that is
-busy makes its clients wait, and holds nothing for them.
+before anything goes out, together for all envelopes that came while the thread was busy. A link's next envelope is read
+when the one before it has been handled, so a server that is busy makes its clients wait, and holds nothing for them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import grpc
@@ -30,7 +32,7 @@ from rhe_parties.messages.frames import SERVICES
 from rhe_parties.messages.payloads import Payload
 from rhe_parties.parties.base import Asker, Outgoing, Party
 from rhe_parties.service.desk import Desk, Ticket
-from rhe_parties.service.grpc_links import LINK, Link, envelopes, why
+from rhe_parties.service.grpc_links import LINK, PARTY_KEY, Link, envelopes, why
 
 __all__ = ["Keeper", "Limits", "NothingKept", "PartyServer", "Stranger"]
 
@@ -39,10 +41,19 @@ _LOG = logging.getLogger("rhe.service")
 _SWEEP_SECONDS = 0.25
 # How often links are looked through for those that must not go on.
 _LOOK_SECONDS = 1.0
+# Turns of the party that what they want kept is kept together for, at most.
+_MAX_TURNS = 64
 
 
 class Keeper(Protocol):
     """Keeps what a party must not lose, before anybody is told that it is done."""
+
+    def together(self) -> AbstractContextManager[object]:
+        """Around the handling of several envelopes; only after its end is what was kept inside kept for good.
+
+        Raises:
+            ProtocolError: at the end: nothing of it is kept.
+        """
 
     def keep(self, kind: str, received: bytes, outgoing: list[Outgoing]) -> None:
         """Called in the party's thread after it handled `received`, an envelope of this kind.
@@ -54,6 +65,10 @@ class Keeper(Protocol):
 
 class NothingKept:
     """A keeper for a party that has nothing to lose."""
+
+    def together(self) -> AbstractContextManager[object]:
+        """See `Keeper.together`."""
+        return contextlib.nullcontext()
 
     def keep(self, kind: str, received: bytes, outgoing: list[Outgoing]) -> None:
         """See `Keeper.keep`."""
@@ -99,7 +114,8 @@ class PartyServer:
         limits: bounds.
         trunk: name of the other server, without which nothing can be decided.
         note: called with (event, who, what) for what an operator wants to know of.
-        handled: called in the party's thread with (kind, seconds, what went out) after each envelope.
+        handled: called in the party's thread with (kind, seconds, what went out) after each envelope, and with "" as
+            the kind after what was held back.
     """
 
     def __init__(
@@ -119,6 +135,9 @@ class PartyServer:
         party.number_from(secrets.randbits(60))
         self._admit, self._keeper, self._trunk, self._note = admit, keeper, trunk, note
         self._worker = ThreadPoolExecutor(1, thread_name_prefix=party.name)
+        # What the thread is to do next, and whether it is at work.
+        self._turns: deque[tuple[Callable[[], _Handled], asyncio.Future[_Handled]]] = deque()
+        self._working = False
         self._desk: Desk[Link] = Desk(party.run_id, party.name)
         self._links: dict[str, list[Link]] = {}
         self._deadlines: deque[tuple[float, Ticket[Link]]] = deque()
@@ -143,6 +162,7 @@ class PartyServer:
                 raise Stranger(f"{self.limits.links_per_party} links of {link.party} are open, no more are taken")
         except Stranger as error:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
+        await context.send_initial_metadata(((PARTY_KEY, self.party.name),))
         await self.run(link, context.read, context.write)
         if link.cut:
             await context.abort(grpc.StatusCode.ABORTED, link.cut)
@@ -250,7 +270,7 @@ class PartyServer:
         outgoing = self.party.respond(data)
         error = self._not_kept(header.kind, header.sender, data, outgoing)
         if error is not None:
-            return self._instead(asker, outgoing, error, header)
+            return self._instead(outgoing, error, header)
         self._handled(header.kind, time.perf_counter() - started, outgoing)
         return _Handled(outgoing, self.party.due(), header)
 
@@ -268,12 +288,22 @@ class PartyServer:
         failure = self.party.refuse(asker, error)
         return _Handled([Outgoing(failure, encode(failure))], self.party.due(), header)
 
-    def _instead(self, asker: Asker, outgoing: list[Outgoing], error: ProtocolError, header: Header) -> _Handled:
-        """What could not be kept must not go out: whoever would have got an answer is told so, and `asker` too."""
+    def _instead(self, outgoing: list[Outgoing], error: ProtocolError, header: Header | None) -> _Handled:
+        """What could not be kept must not go out: whoever would have got an answer is told so, and who asked too."""
+        told: list[Outgoing] = []
+        for item in outgoing:
+            if item.envelope.recipient == self._trunk and not item.envelope.reply_to:
+                # The party shall not wait for an answer to what does not go out; it refuses whoever asked.
+                told += self.party.respond(self._desk.failure(self._trunk, item.envelope.sequence, error.text))
         waiting = [Asker(item.envelope.recipient, item.envelope.reply_to) for item in outgoing]
-        refused = dict.fromkeys([asker, *(one for one in waiting if one.sequence)])
+        refused = dict.fromkeys(one for one in waiting if one.sequence)
+        if header is not None:
+            refused[Asker(header.sender, header.sequence)] = None
+        for done in told:
+            refused.pop(Asker(done.envelope.recipient, done.envelope.reply_to), None)
         failures = [self.party.refuse(one, error) for one in refused]
-        return _Handled([Outgoing(failure, encode(failure)) for failure in failures], self.party.due(), header)
+        told += [Outgoing(failure, encode(failure)) for failure in failures]
+        return _Handled(told, self.party.due(), header)
 
     async def put_own(self, data: bytes) -> None:
         """Put an envelope before the party that this server made itself, and send what comes of it."""
@@ -312,8 +342,48 @@ class PartyServer:
         text = f"{envelope.recipient} cannot be reached: it has no link to {self.party.name}"
         await self.put_own(self._desk.failure(envelope.recipient, envelope.sequence, text))
 
-    async def _in_worker(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._worker, function, *arguments)
+    # ---- the party's thread --------------------------------------------------------------------------------------
+
+    async def _in_worker(self, function: Callable[..., _Handled], *arguments: Any) -> _Handled:
+        turn: asyncio.Future[_Handled] = asyncio.get_running_loop().create_future()
+        self._turns.append((partial(function, *arguments), turn))
+        if not self._working:
+            self._working = True
+            self._spawn(self._work_off())
+        return await turn
+
+    async def _work_off(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._turns:
+            taken = [self._turns.popleft() for _ in range(min(len(self._turns), _MAX_TURNS))]
+            try:
+                done = await loop.run_in_executor(self._worker, self._together, [action for action, _ in taken])
+            except Exception as error:  # a defect costs these turns and not those that follow
+                self._note("defect", self.party.name, repr(error))
+                done = [error] * len(taken)
+            for (_, turn), result in zip(taken, done, strict=True):
+                if turn.done():  # whoever waited for it is gone
+                    continue
+                if isinstance(result, Exception):
+                    turn.set_exception(result)
+                else:
+                    turn.set_result(result)
+        self._working = False
+
+    def _together(self, actions: list[Callable[[], _Handled]]) -> list[_Handled | Exception]:
+        """The results of turns, or what they raised, once all that they want kept is kept."""
+        results: list[_Handled | Exception] = []
+        try:
+            with self._keeper.together():
+                for action in actions:
+                    try:
+                        results.append(action())
+                    except Exception as error:
+                        results.append(error)
+        except ProtocolError as error:
+            self._note("not kept", self.party.name, error.text)
+            return [r if isinstance(r, Exception) else self._instead(r.outgoing, error, r.header) for r in results]
+        return results
 
     # ---- time --------------------------------------------------------------------------------------------------
 
@@ -327,7 +397,13 @@ class PartyServer:
         self._spawn(self._release_due())
 
     async def _release_due(self) -> None:
-        await self._send(await self._in_worker(lambda: _Handled(self.party.release_due(), self.party.due())))
+        await self._send(await self._in_worker(self._handle_due))
+
+    def _handle_due(self) -> _Handled:
+        started = time.perf_counter()
+        outgoing = self.party.release_due()
+        self._handled("", time.perf_counter() - started, outgoing)
+        return _Handled(outgoing, self.party.due())
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)

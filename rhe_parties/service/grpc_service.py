@@ -23,7 +23,7 @@ from rhe_parties.messages.payloads import PublicMaterialRequest
 from rhe_parties.parties.base import Party
 from rhe_parties.service.certificates import Credentials
 from rhe_parties.service.grpc_gate import Gate, check_plaintext, server_credentials
-from rhe_parties.service.grpc_links import LINK, MESSAGE_OPTIONS, PARTY_KEY, Link, channel_to, why
+from rhe_parties.service.grpc_links import LINK, MESSAGE_OPTIONS, PARTY_KEY, Link, accepted, channel_to, why
 from rhe_parties.service.grpc_server import Keeper, Limits, PartyServer
 from rhe_parties.service.identity import Identity
 from rhe_parties.service.telemetry import Telemetry
@@ -159,15 +159,18 @@ class Service:
 
     async def _keep_dialled(self, address: str) -> None:
         """Hold a link to the host open, whatever becomes of it."""
-        pause = _FIRST_RETRY
+        pause, said = _FIRST_RETRY, ""
         while True:
-            started = time.monotonic()
+            started, failed = time.monotonic(), ""
             try:
                 await self._dial(address)
             except aio.AioRpcError as error:
-                self._note("link failed", MODEL_HOST, why(error))
+                failed = why(error)
             except Exception as error:  # whatever it is, without the host nothing is decided ever again
-                self._note("link failed", MODEL_HOST, repr(error))
+                failed = repr(error)
+            if failed and failed != said:  # once, and not twice a second for as long as the host is away
+                self._note("link failed", MODEL_HOST, failed)
+            said = failed
             # A host that lets nobody stay is not asked again and again.
             pause = _FIRST_RETRY if time.monotonic() - started > _LAST_RETRY else pause
             await asyncio.sleep(pause)
@@ -178,7 +181,7 @@ class Service:
         metadata = ((PARTY_KEY, self.server.party.name),)
         async with channel_to(address, host, self._options.credentials) as channel:
             call: Any = channel.stream_stream(LINK)(metadata=metadata)
-            await call.wait_for_connection()
+            await accepted(call)
             self._note("link opened", MODEL_HOST, address)
             link = Link(MODEL_HOST, trunk=True)
             running = asyncio.create_task(self.server.run(link, call.read, call.write))

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import logging
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from rhe_parties.errors import DataError, FailureCode, ProtocolError
@@ -110,6 +111,10 @@ class Journal:
                 self._kept[payload.head_id] = _key_of(payload)
                 back.append(payload.head_id)
         return back
+
+    def together(self) -> AbstractContextManager[object]:
+        """See `Keeper.together`: every file is kept for good by itself."""
+        return contextlib.nullcontext()
 
     def keep(self, kind: str, received: bytes, outgoing: list[Outgoing]) -> None:
         """See `Keeper.keep`."""

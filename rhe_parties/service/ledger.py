@@ -88,6 +88,9 @@ class Ledger:
         self._path = path
         self._mutex = threading.RLock()
         self._undo: list[Callable[[], None]] = []
+        # Whether a transaction, and a group of them, is open; why SQLite gave the whole group up, "" while it did not.
+        self._inside = self._grouped = False
+        self._lost = ""
         self._lock = self._locked()
         try:
             self._connection = self._opened()
@@ -148,38 +151,90 @@ class Ledger:
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """What is written inside is durable when this ends, or nothing of it is written; one inside another joins it.
 
+        Inside a `group` it is durable when that ends.
+
         Raises:
             ProtocolError: REFUSED, nothing was written: disk full, no permission, damaged file. A later one may
                 succeed.
         """
         with self._mutex:
-            if self._connection_busy():
+            if self._inside:
                 yield self._connection
                 return
+            if self._grouped and not self._lost and not self._busy():
+                self._lost = "the group was rolled back"  # a savepoint would begin another one
+            if self._lost:
+                raise _refused(self._lost)
+            begun, part = len(self._undo), self._grouped
+            self._inside = True
             try:
-                self._connection.execute("BEGIN IMMEDIATE")
+                self._connection.execute("SAVEPOINT part" if part else "BEGIN IMMEDIATE")
                 yield self._connection
-                self._connection.execute("COMMIT")
+                self._connection.execute("RELEASE part" if part else "COMMIT")
             except sqlite3.Error as error:
-                self._roll_back()
-                raise ProtocolError(FailureCode.REFUSED, f"the ledger cannot be written: {error}") from error
-            except BaseException:
-                self._roll_back()
+                self._roll_back(begun, str(error))
+                raise _refused(error) from error
+            except BaseException as error:
+                self._roll_back(begun, type(error).__name__)
                 raise
             finally:
+                self._inside = False
+                if not part:
+                    self._undo.clear()
+
+    @contextmanager
+    def group(self) -> Iterator[None]:
+        """Transactions inside share one wait for the disk, so none of them is durable before this ends.
+
+        Each can still come to nothing alone. Whatever follows from them must not be told to anybody before the end.
+
+        Raises:
+            ProtocolError: REFUSED, nothing of any of them was written.
+        """
+        with self._mutex:
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+                self._grouped = True
+            except sqlite3.Error:
+                yield  # each of them tries, and says so, itself
+                return
+            try:
+                yield
+                if self._lost:
+                    raise _refused(self._lost)
+                self._connection.execute("COMMIT")
+            except sqlite3.Error as error:
+                self._grouped = False
+                self._roll_back(0, "")
+                raise _refused(error) from error
+            except BaseException:
+                self._grouped = False
+                self._roll_back(0, "")
+                raise
+            finally:
+                self._grouped, self._lost = False, ""
                 self._undo.clear()
 
-    def _connection_busy(self) -> bool:
+    def _roll_back(self, begun: int, why: str) -> None:
+        """Undo a transaction, or the part of a group from the undo action number `begun` on."""
+        # SQLite itself rolls everything back on some errors: there is nothing left to undo then.
+        with suppress(sqlite3.Error):
+            if not self._grouped:
+                self._connection.execute("ROLLBACK")
+            else:
+                self._connection.execute("ROLLBACK TO part")
+                self._connection.execute("RELEASE part")
+        if self._grouped and not self._busy():
+            begun, self._lost = 0, why
+        for action in reversed(self._undo[begun:]):
+            action()
+        del self._undo[begun:]
+
+    def _busy(self) -> bool:
         try:
             return self._connection.in_transaction
         except sqlite3.Error:  # closed
             return False
-
-    def _roll_back(self) -> None:
-        with suppress(sqlite3.Error):  # SQLite itself rolls back on some errors
-            self._connection.execute("ROLLBACK")
-        for action in reversed(self._undo):
-            action()
 
     def if_undone(self, action: Callable[[], None]) -> None:
         """Call this should the transaction that is open come to nothing."""
@@ -229,3 +284,7 @@ class Ledger:
     def last_hash(self) -> str:
         """Hash of the newest row of the audit log, to be noted elsewhere."""
         return self._last[1]
+
+
+def _refused(why: object) -> ProtocolError:
+    return ProtocolError(FailureCode.REFUSED, f"the ledger cannot be written: {why}")

@@ -41,9 +41,10 @@ class Telemetry:
             Gauge(name, text, registry=self.registry).set_function(read)
 
     def handled(self, kind: str, seconds: float, outgoing: list[Outgoing]) -> None:
-        """One envelope was handled."""
-        self._received.labels(kind).inc()
-        self._seconds.labels(kind).observe(seconds)
+        """One envelope was handled, or, with "" as its kind, what was held back went out."""
+        if kind:
+            self._received.labels(kind).inc()
+        self._seconds.labels(kind or "held back").observe(seconds)
         for item in outgoing:
             payload = item.envelope.payload
             if isinstance(payload, Failure):

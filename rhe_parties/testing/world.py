@@ -6,9 +6,8 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from rhe_parties.data.datasets import load_dataset
+from rhe_parties.data.pictures import write_pictures
 from rhe_parties.messages.payloads import (
     AdmitClient,
     AskDecisions,
@@ -77,11 +76,5 @@ def seat_adversary(lab: Laboratory, transport: Transport) -> None:
 
 def write_digits(folder: Path, classes: int = 10, images_per_class: int = 60) -> str:
     """Some images of `digits` as an image folder; returns the dataset's name for a scenario."""
-    dataset = load_dataset("digits")
-    for label in range(classes):
-        place = folder / str(label)
-        place.mkdir(parents=True)
-        chosen = dataset.images[dataset.labels == label][:images_per_class]
-        for index, image in enumerate(chosen):
-            Image.fromarray(image[0]).save(place / f"{index:04d}.png")
+    write_pictures(load_dataset("digits"), folder, classes, 0, images_per_class)
     return f"imagefolder:{folder}"
