@@ -129,8 +129,8 @@ async def flood(
         for place, payload in enumerate(honest)
     ]
     left = frames
-    while left:
-        async with channel_to(f"127.0.0.1:{deployment.port(role)}", Identity(DEPLOYMENT, role), None) as channel:
+    async with channel_to(f"127.0.0.1:{deployment.port(role)}", Identity(DEPLOYMENT, role), None) as channel:
+        while left:
             call: Any = channel.stream_stream(LINK)(metadata=((PARTY_KEY, who.party),))
             reader = asyncio.create_task(_read(call, seen))
             while left and not reader.done():
@@ -148,10 +148,8 @@ async def flood(
                 left -= 1
                 seen["frames"] += 1
             await call.done_writing()
-            try:
-                await asyncio.wait_for(asyncio.shield(reader), 0.2)
-            except TimeoutError:
-                call.cancel()
+            await asyncio.wait((reader,), timeout=0.02)
+            call.cancel()
             await asyncio.gather(reader, return_exceptions=True)
 
 
