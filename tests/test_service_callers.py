@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -146,10 +147,10 @@ def test_a_caller_never_waits_longer_than_it_said_and_says_why(behaviour: Behavi
             started = time.monotonic()
             async with Caller(address, Identity(HOSPITAL, KEY_HOLDER), ALICE, None, 1.0) as caller:
                 asked = [asyncio.ensure_future(caller.ask(HealthRequest(), HealthReport)) for _ in range(3)]
-                for failed in await asyncio.gather(*asked, return_exceptions=True):
-                    assert isinstance(failed, TransportError), failed
-                    with pytest.raises(TransportError, match=message):
-                        raise failed
+                failures = await asyncio.gather(*asked, return_exceptions=True)
+                assert all(isinstance(failed, TransportError) for failed in failures), failures
+                # Who was still writing knows only that the link ended.
+                assert any(re.search(message, str(failed)) for failed in failures), failures
             assert time.monotonic() - started < 10
 
     asyncio.run(asyncio.wait_for(test(), 30))
