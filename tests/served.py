@@ -15,10 +15,10 @@ from rhe_parties.parties.key_holder import KeyHolder
 from rhe_parties.parties.model_host import ModelHost
 from rhe_parties.service.certificates import load_identity
 from rhe_parties.service.grpc_gate import Gate
-from rhe_parties.service.grpc_server import NothingKept
 from rhe_parties.service.grpc_service import Service, ServiceOptions
 from rhe_parties.service.revocation import REVOKED_FILE
 from rhe_parties.service.telemetry import Telemetry
+from rhe_parties.service.turns import NothingKept
 from rhe_parties.threat.model import KEY_HOLDER, MODEL_HOST
 
 __all__ = ["Served", "ServedPair"]

@@ -14,8 +14,8 @@ from rhe_parties.messages import Envelope, encode
 from rhe_parties.messages.payloads import AdmitClient, AskDecisions, ClassifyRequest, Failure, HeadNotice
 from rhe_parties.parties.base import Outgoing
 from rhe_parties.parties.key_holder import KeyHolder
-from rhe_parties.service.grpc_links import Link
-from rhe_parties.service.grpc_server import Limits, NothingKept, PartyServer
+from rhe_parties.service.desk import Desk
+from rhe_parties.service.turns import Keeper, NothingKept, Turns
 from rhe_parties.threat.model import DATA_OWNER, LABORATORY, MODEL_HOST
 
 CLIENTS = ("client:a", "client:b")
@@ -31,21 +31,23 @@ class _FullDisk(NothingKept):
         raise ProtocolError(FailureCode.REFUSED, "the ledger cannot be written: disk full")
 
 
+def _turns(holder: KeyHolder, keeper: Keeper) -> Turns:
+    return Turns(holder, keeper, Desk("run", holder.name), MODEL_HOST, lambda *_: None, lambda *_: None)
+
+
 def _asked(keeper: NothingKept) -> tuple[KeyHolder, list[Outgoing]]:
     """What goes out when two clients ask in one turn of the thread."""
     holder = KeyHolder("run", None)
-    server = PartyServer(
-        holder, lambda _context: Link(""), keeper, Limits(), MODEL_HOST, lambda *_: None, lambda *_: None
-    )
+    turns = _turns(holder, keeper)
     notice = HeadNotice("h", "f", False, 0.0, 3)
     holder.respond(encode(Envelope("run", DATA_OWNER, holder.name, 1, 0, notice)))
-    turns = []
+    actions = []
     for number, client in enumerate(CLIENTS):
         holder.respond(encode(Envelope("run", LABORATORY, holder.name, 2 + number, 0, AdmitClient(client, 0))))
         features = np.ones((1, 4), dtype=np.float32)
         ask = encode(Envelope("run", client, holder.name, 9, 0, AskDecisions(client, "h", features=features)))
-        turns.append(partial(server._handle, Link(client), ask))
-    results = server._together(turns)
+        actions.append(partial(turns._handle, client, False, ask))
+    results = turns._together(actions)
     handled = [result for result in results if not isinstance(result, Exception)]
     assert len(handled) == len(CLIENTS)
     return holder, [item for result in handled for item in result.outgoing]
@@ -67,10 +69,8 @@ def test_what_could_not_be_kept_is_refused_once_to_everybody_and_waits_for_nothi
 
 def test_what_no_party_takes_ends_its_own_link_alone() -> None:
     holder = KeyHolder("run", None)
-    server = PartyServer(
-        holder, lambda _context: Link(""), NothingKept(), Limits(), MODEL_HOST, lambda *_: None, lambda *_: None
-    )
+    turns = _turns(holder, NothingKept())
     good = encode(Envelope("run", LABORATORY, holder.name, 2, 0, AdmitClient("client:a", 0)))
-    results = server._together([partial(server._handle, Link(LABORATORY), data) for data in (b"\xff", good)])
+    results = turns._together([partial(turns._handle, LABORATORY, False, data) for data in (b"\xff", good)])
     assert isinstance(results[0], ProtocolError)
     assert not isinstance(results[1], Exception)

@@ -18,7 +18,8 @@ from rhe_parties.messages.frames import Assembler, chunks
 from rhe_parties.messages.payloads import Failure, HealthReport, HealthRequest, PublicMaterialRequest, RotateKey
 from rhe_parties.parties.base import Asker, Outgoing, Party
 from rhe_parties.service.grpc_links import Link
-from rhe_parties.service.grpc_server import Keeper, Limits, NothingKept, PartyServer
+from rhe_parties.service.grpc_server import Limits, PartyServer
+from rhe_parties.service.turns import Keeper, NothingKept
 
 RUN, PARTY, OTHER = "hospital", "key-holder", "model-host"
 

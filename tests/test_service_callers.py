@@ -25,10 +25,11 @@ from rhe_parties.service.certificates import load_identity
 from rhe_parties.service.grpc_caller import Caller
 from rhe_parties.service.grpc_gate import Gate
 from rhe_parties.service.grpc_links import LINK, MESSAGE_OPTIONS, PARTY_KEY
-from rhe_parties.service.grpc_server import Limits, NothingKept
+from rhe_parties.service.grpc_server import Limits
 from rhe_parties.service.grpc_service import Service, ServiceOptions
 from rhe_parties.service.identity import CLIENT, Identity
 from rhe_parties.service.telemetry import Telemetry
+from rhe_parties.service.turns import NothingKept
 from rhe_parties.threat.model import DATA_OWNER, KEY_HOLDER, MODEL_HOST
 
 HOSPITAL = "hospital"

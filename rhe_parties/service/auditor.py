@@ -25,7 +25,7 @@ _MAX_TEXT = 300
 
 
 class Auditor:
-    """A keeper (`rhe_parties.service.grpc_server.Keeper`) of a key holder: one row for each decision and refusal.
+    """A keeper (`rhe_parties.service.turns.Keeper`) of a key holder: one row for each decision and refusal.
 
     Args:
         ledger: where the rows go.

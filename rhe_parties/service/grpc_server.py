@@ -16,62 +16,29 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import grpc
 from grpc import aio
 
 from rhe_parties.errors import FailureCode, ProtocolError
-from rhe_parties.messages import MAX_ENVELOPE_BYTES, Envelope, encode, peek
+from rhe_parties.messages import MAX_ENVELOPE_BYTES, Envelope, encode
 from rhe_parties.messages.envelope import Header
 from rhe_parties.messages.frames import SERVICES
 from rhe_parties.messages.payloads import Payload
 from rhe_parties.parties.base import Asker, Outgoing, Party
 from rhe_parties.service.desk import Desk, Ticket
 from rhe_parties.service.grpc_links import LINK, PARTY_KEY, Link, envelopes, why
+from rhe_parties.service.turns import Handled, Keeper, Note, Turns
 
-__all__ = ["Keeper", "Limits", "NothingKept", "PartyServer", "Stranger"]
+__all__ = ["Limits", "PartyServer", "Stranger"]
 
 _LOG = logging.getLogger("rhe.service")
 # How often requests are looked through for those that wait too long.
 _SWEEP_SECONDS = 0.25
 # How often links are looked through for those that must not go on.
 _LOOK_SECONDS = 1.0
-# Turns of the party that what they want kept is kept together for, at most.
-_MAX_TURNS = 64
-
-
-class Keeper(Protocol):
-    """Keeps what a party must not lose, before anybody is told that it is done."""
-
-    def together(self) -> AbstractContextManager[object]:
-        """Around the handling of several envelopes; only after its end is what was kept inside kept for good.
-
-        Raises:
-            ProtocolError: at the end: nothing of it is kept.
-        """
-
-    def keep(self, kind: str, received: bytes, outgoing: list[Outgoing]) -> None:
-        """Called in the party's thread after it handled `received`, an envelope of this kind.
-
-        Raises:
-            ProtocolError: it cannot be kept; whoever asked is told so in place of the answer.
-        """
-
-
-class NothingKept:
-    """A keeper for a party that has nothing to lose."""
-
-    def together(self) -> AbstractContextManager[object]:
-        """See `Keeper.together`."""
-        return contextlib.nullcontext()
-
-    def keep(self, kind: str, received: bytes, outgoing: list[Outgoing]) -> None:
-        """See `Keeper.keep`."""
 
 
 class Stranger(Exception):
@@ -95,27 +62,16 @@ class Limits:
     links_per_party: int = 256
 
 
-@dataclass(frozen=True)
-class _Handled:
-    """What came of one turn of the party, and in how many seconds it must have another."""
-
-    outgoing: list[Outgoing]
-    due: float | None
-    header: Header | None = None
-
-
 class PartyServer:
     """Serves one party.
 
     Args:
         party: already restored to what it was.
         admit: the name on envelopes of whoever opened a link, and whether it is the other server; raises `Stranger`.
-        keeper: see `Keeper`.
+        keeper: see `rhe_parties.service.turns.Keeper`.
         limits: bounds.
         trunk: name of the other server, without which nothing can be decided.
-        note: called with (event, who, what) for what an operator wants to know of.
-        handled: called in the party's thread with (kind, seconds, what went out) after each envelope, and with "" as
-            the kind after what was held back.
+        note, handled: see `rhe_parties.service.turns.Turns`.
     """
 
     def __init__(
@@ -125,26 +81,19 @@ class PartyServer:
         keeper: Keeper,
         limits: Limits,
         trunk: str,
-        note: Callable[[str, str, str], None],
+        note: Note,
         handled: Callable[[str, float, list[Outgoing]], None],
     ) -> None:
-        self.party = party
-        self._handled = handled
-        self.limits = limits
+        self.party, self.limits = party, limits
         # Answers to the process before this one, which died, must not be taken for answers to this one.
         party.number_from(secrets.randbits(60))
-        self._admit, self._keeper, self._trunk, self._note = admit, keeper, trunk, note
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix=party.name)
-        # What the thread is to do next, and whether it is at work.
-        self._turns: deque[tuple[Callable[[], _Handled], asyncio.Future[_Handled]]] = deque()
-        self._working = False
+        self._admit, self._trunk, self._note = admit, trunk, note
         self._desk: Desk[Link] = Desk(party.run_id, party.name)
+        self._turns = Turns(party, keeper, self._desk, trunk, note, handled)
         self._links: dict[str, list[Link]] = {}
         self._deadlines: deque[tuple[float, Ticket[Link]]] = deque()
         self._due: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        #: Why no new requests are taken; empty while they are.
-        self.draining = ""
 
     # ---- links -------------------------------------------------------------------------------------------------
 
@@ -233,7 +182,7 @@ class PartyServer:
 
     async def _received(self, link: Link, data: bytes) -> None:
         link.heard = math.inf  # all of it is there; that it waits for its turn is not its fault
-        handled = await self._in_worker(self._handle, link, data)
+        handled = await self._turns.received(link.party, link.trunk, data)
         ticket, link.held = None, 0
         # Whatever is no failure may be answered, and what it says that it answers is for its sender to choose.
         if handled.header is not None and not link.trunk and handled.header.kind != "failure":
@@ -252,74 +201,15 @@ class PartyServer:
         self._deadlines.append((time.monotonic() + self.limits.request_seconds, ticket))
         return ticket
 
-    def _handle(self, link: Link, data: bytes) -> _Handled:
-        header = peek(data)
-        if header is None:
-            raise ProtocolError(FailureCode.MALFORMED, f"{len(data)} bytes are no envelope")
-        if header.sender != link.party:
-            raise ProtocolError(
-                FailureCode.REFUSED, f"an envelope of {header.sender[:64]!r} came over the link of {link.party!r}"
-            )
-        asker = Asker(header.sender, header.sequence)
-        if (header.run_id, header.recipient) != (self.party.run_id, self.party.name):
-            text = f"this is {self.party.name} of {self.party.run_id!r}; the envelope is for another"
-            return self._refusal(asker, ProtocolError(FailureCode.UNEXPECTED, text), header)
-        if self.draining and not link.trunk:
-            return self._refusal(asker, ProtocolError(FailureCode.UNAVAILABLE, self.draining), header)
-        started = time.perf_counter()
-        outgoing = self.party.respond(data)
-        error = self._not_kept(header.kind, header.sender, data, outgoing)
-        if error is not None:
-            return self._instead(outgoing, error, header)
-        self._handled(header.kind, time.perf_counter() - started, outgoing)
-        return _Handled(outgoing, self.party.due(), header)
-
-    def _not_kept(self, kind: str, who: str, data: bytes, outgoing: list[Outgoing]) -> ProtocolError | None:
-        """Have it kept; what went wrong, if anything did."""
-        try:
-            self._keeper.keep(kind, data, outgoing)
-        except Exception as error:
-            told = error if isinstance(error, ProtocolError) else ProtocolError(FailureCode.INTERNAL, repr(error))
-            self._note("not kept", who, told.text)
-            return told
-        return None
-
-    def _refusal(self, asker: Asker, error: ProtocolError, header: Header | None = None) -> _Handled:
-        failure = self.party.refuse(asker, error)
-        return _Handled([Outgoing(failure, encode(failure))], self.party.due(), header)
-
-    def _instead(self, outgoing: list[Outgoing], error: ProtocolError, header: Header | None) -> _Handled:
-        """What could not be kept must not go out: whoever would have got an answer is told so, and who asked too."""
-        told: list[Outgoing] = []
-        for item in outgoing:
-            if item.envelope.recipient == self._trunk and not item.envelope.reply_to:
-                # The party shall not wait for an answer to what does not go out; it refuses whoever asked.
-                failed = self._desk.failure(self._trunk, item.envelope.sequence, error.text, error.code)
-                told += self.party.respond(failed)
-        waiting = [Asker(item.envelope.recipient, item.envelope.reply_to) for item in outgoing]
-        refused = dict.fromkeys(one for one in waiting if one.sequence)
-        if header is not None:
-            refused[Asker(header.sender, header.sequence)] = None
-        for done in told:
-            refused.pop(Asker(done.envelope.recipient, done.envelope.reply_to), None)
-        failures = [self.party.refuse(one, error) for one in refused]
-        told += [Outgoing(failure, encode(failure)) for failure in failures]
-        return _Handled(told, self.party.due(), header)
-
     async def put_own(self, data: bytes) -> None:
         """Put an envelope before the party that this server made itself, and send what comes of it."""
-        await self._send(await self._in_worker(self._handle_own, data))
-
-    def _handle_own(self, data: bytes) -> _Handled:
-        outgoing, header = self.party.respond(data), peek(data)
-        self._not_kept("" if header is None else header.kind, self.party.name, data, outgoing)
-        return _Handled(outgoing, self.party.due())
+        await self._send(await self._turns.own(data))
 
     async def command(self, sender: str, payload: Payload) -> None:
         """`put_own` of a payload in the name of `sender`."""
         await self.put_own(encode(self._desk.own(sender, payload)))
 
-    async def _send(self, handled: _Handled, ticket: Ticket[Link] | None = None, wait: bool = False) -> None:
+    async def _send(self, handled: Handled, ticket: Ticket[Link] | None = None, wait: bool = False) -> None:
         self._set_timer(handled.due)
         for link, item in self._desk.sort(ticket, handled.outgoing):
             if link is not None:
@@ -343,49 +233,6 @@ class PartyServer:
         text = f"{envelope.recipient} cannot be reached: it has no link to {self.party.name}"
         await self.put_own(self._desk.failure(envelope.recipient, envelope.sequence, text))
 
-    # ---- the party's thread --------------------------------------------------------------------------------------
-
-    async def _in_worker(self, function: Callable[..., _Handled], *arguments: Any) -> _Handled:
-        turn: asyncio.Future[_Handled] = asyncio.get_running_loop().create_future()
-        self._turns.append((partial(function, *arguments), turn))
-        if not self._working:
-            self._working = True
-            self._spawn(self._work_off())
-        return await turn
-
-    async def _work_off(self) -> None:
-        loop = asyncio.get_running_loop()
-        while self._turns:
-            taken = [self._turns.popleft() for _ in range(min(len(self._turns), _MAX_TURNS))]
-            try:
-                done = await loop.run_in_executor(self._worker, self._together, [action for action, _ in taken])
-            except Exception as error:  # a defect costs these turns and not those that follow
-                self._note("defect", self.party.name, repr(error))
-                done = [error] * len(taken)
-            for (_, turn), result in zip(taken, done, strict=True):
-                if turn.done():  # whoever waited for it is gone
-                    continue
-                if isinstance(result, Exception):
-                    turn.set_exception(result)
-                else:
-                    turn.set_result(result)
-        self._working = False
-
-    def _together(self, actions: list[Callable[[], _Handled]]) -> list[_Handled | Exception]:
-        """The results of turns, or what they raised, once all that they want kept is kept."""
-        results: list[_Handled | Exception] = []
-        try:
-            with self._keeper.together():
-                for action in actions:
-                    try:
-                        results.append(action())
-                    except Exception as error:
-                        results.append(error)
-        except ProtocolError as error:
-            self._note("not kept", self.party.name, error.text)
-            return [r if isinstance(r, Exception) else self._instead(r.outgoing, error, r.header) for r in results]
-        return results
-
     # ---- time --------------------------------------------------------------------------------------------------
 
     def _set_timer(self, seconds: float | None) -> None:
@@ -398,13 +245,7 @@ class PartyServer:
         self._spawn(self._release_due())
 
     async def _release_due(self) -> None:
-        await self._send(await self._in_worker(self._handle_due))
-
-    def _handle_due(self) -> _Handled:
-        started = time.perf_counter()
-        outgoing = self.party.release_due()
-        self._handled("", time.perf_counter() - started, outgoing)
-        return _Handled(outgoing, self.party.due())
+        await self._send(await self._turns.due())
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -430,18 +271,18 @@ class PartyServer:
             await self.put_own(data)
         if self._desk.waits(ticket):
             error = ProtocolError(FailureCode.UNAVAILABLE, f"{self.party.name}: {text}")
-            await self._send(await self._in_worker(self._refusal, ticket.asker, error))
+            await self._send(await self._turns.refusal(ticket.asker, error))
 
     async def drain(self, seconds: float) -> int:
         """Take no new requests and answer those that wait, for so long at most; returns how many still wait."""
-        self.draining = f"{self.party.name} is shutting down"
+        self._turns.draining = f"{self.party.name} is shutting down"
         deadline = time.monotonic() + seconds
         while len(self._desk) and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
         for link in [link for links in self._links.values() for link in links]:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(link.flushed(), max(deadline - time.monotonic(), 0.1))
-            link.close(self.draining)
+            link.close(self._turns.draining)
         return len(self._desk)
 
     @property

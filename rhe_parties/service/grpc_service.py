@@ -24,9 +24,10 @@ from rhe_parties.parties.base import Party
 from rhe_parties.service.certificates import Credentials
 from rhe_parties.service.grpc_gate import Gate, check_plaintext, server_credentials
 from rhe_parties.service.grpc_links import LINK, MESSAGE_OPTIONS, PARTY_KEY, Link, accepted, channel_to, why
-from rhe_parties.service.grpc_server import Keeper, Limits, PartyServer
+from rhe_parties.service.grpc_server import Limits, PartyServer
 from rhe_parties.service.identity import Identity
 from rhe_parties.service.telemetry import Telemetry
+from rhe_parties.service.turns import Keeper
 from rhe_parties.threat.model import KEY_HOLDER, MODEL_HOST
 
 __all__ = ["Service", "ServiceOptions"]

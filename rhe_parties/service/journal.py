@@ -63,7 +63,7 @@ def _sync(folder: Path) -> None:
 
 
 class Journal:
-    """A keeper (`rhe_parties.service.grpc_server.Keeper`) for a host.
+    """A keeper (`rhe_parties.service.turns.Keeper`) for a host.
 
     Args:
         folder: made where it is not there.
