@@ -57,6 +57,7 @@ class HostileHost:
         await self._server.stop(0)
 
     async def _link(self, _requests: Any, context: Any) -> None:
+        await context.send_initial_metadata(((PARTY_KEY, MODEL_HOST),))  # lets the key holder in
         async with channel_to(self._address, Identity(DEPLOYMENT, MODEL_HOST), None) as channel:
             call: Any = channel.stream_stream(LINK)(metadata=((PARTY_KEY, KEY_HOLDER),))
 

@@ -35,7 +35,7 @@ LOAD = "load"
 _LINKS = 8
 _GRAY, _COLOUR = (1, 28, 28), (3, 32, 32)
 # In a soak: identities that share the links, how many of them have few images to ask about, and how few.
-_IDENTITIES, _SHORT_OF, _FEW = 250, 10, 50
+_IDENTITIES, _SHORT_OF, _FEW = 250, 10, 10
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ def serve_command(
     ] = 128,
     gather_ms: Annotated[
         float, typer.Option("--gather-ms", help="How long a request may wait for others of the same head.")
-    ] = 1.0,
+    ] = 5.0,
     clients: Annotated[
         int | None, typer.Option("--clients", help="Clients at full load (default: 16; soak: 1000).")
     ] = None,

@@ -124,9 +124,9 @@ class Desk(Generic[L]):
         numbers = [number for recipient, number in self._errands if recipient == party]
         return [self.failure(party, number, text) for number in numbers]
 
-    def failure(self, party: str, errand: int, text: str) -> bytes:
+    def failure(self, party: str, errand: int, text: str, code: FailureCode = FailureCode.UNAVAILABLE) -> bytes:
         """What is put before the served party in the name of `party`, which cannot say so itself."""
-        return encode(self.own(party, Failure(party, int(FailureCode.UNAVAILABLE), text), errand))
+        return encode(self.own(party, Failure(party, int(code), text), errand))
 
     def own(self, sender: str, payload: Payload, reply_to: int = 0) -> Envelope:
         """An envelope to the served party that nobody sent but the server itself."""

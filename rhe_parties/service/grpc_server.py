@@ -294,7 +294,8 @@ class PartyServer:
         for item in outgoing:
             if item.envelope.recipient == self._trunk and not item.envelope.reply_to:
                 # The party shall not wait for an answer to what does not go out; it refuses whoever asked.
-                told += self.party.respond(self._desk.failure(self._trunk, item.envelope.sequence, error.text))
+                failed = self._desk.failure(self._trunk, item.envelope.sequence, error.text, error.code)
+                told += self.party.respond(failed)
         waiting = [Asker(item.envelope.recipient, item.envelope.reply_to) for item in outgoing]
         refused = dict.fromkeys(one for one in waiting if one.sequence)
         if header is not None:

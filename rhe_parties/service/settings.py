@@ -89,7 +89,7 @@ class HostSettings(ServiceSettings):
     device: str = Field("auto", description="cpu, cuda or auto")
     threads: int = Field(0, ge=0, description="threads for computing; 0: as many as there are cores")
     evaluator: str = Field("auto", description="who multiplies the encrypted head: auto, jit, torch, torch-fused, seal")
-    gather_ms: float = Field(1.0, ge=0, description="how long a request may wait for others of the same head")
+    gather_ms: float = Field(5.0, ge=0, description="how long a request may wait for others of the same head")
     gather_inputs: int = Field(MAX_GATHERED, ge=1, description="inputs held at a time while gathering")
     max_images: int = Field(MAX_IMAGES, ge=1, description="inputs in one request")
     max_heads: int = Field(MAX_HEADS, ge=1, description="heads installed at a time")
