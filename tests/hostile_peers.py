@@ -67,7 +67,6 @@ class HostileHost:
                         await call.write(piece)
 
             going = asyncio.create_task(onward())
-            await context.send_initial_metadata(((PARTY_KEY, MODEL_HOST),))
             self.linked.set()
             try:
                 async for data in envelopes(call.read):

@@ -22,10 +22,13 @@ __all__ = ["LINK", "MESSAGE_OPTIONS", "PARTY_KEY", "Link", "accepted", "channel_
 
 #: The method of service `Party`.
 LINK = f"/{SERVICES['Party']}/Link"
-#: Of every channel and server: nothing larger than a piece is taken, and a dead peer is noticed.
+#: Of every channel and server: nothing larger than a piece is taken, a dead peer is noticed, and one that starts again
+#: is found at once (gRPC itself would wait a second and more).
 MESSAGE_OPTIONS: list[tuple[str, Any]] = [
     ("grpc.max_receive_message_length", MAX_CHUNK_BYTES),
     ("grpc.max_send_message_length", MAX_CHUNK_BYTES),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 500),
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
