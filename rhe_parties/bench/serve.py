@@ -13,12 +13,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 
 from rhe_parties.bench.serve_load import BUDGET, LoadGenerator
 from rhe_parties.bench.serve_servers import ENCRYPTED, PLAIN, Deployment, Memory, Served
 from rhe_parties.errors import ParameterError
-from rhe_parties.model.backbone import load_backbone
+from rhe_parties.model.backbone import Backbone, load_backbone
 from rhe_parties.parties.budgets import MAX_CLIENTS
 from rhe_parties.threads import limited_threads, one_blas_thread
 from rhe_parties.threat.model import KEY_HOLDER, MODEL_HOST
@@ -34,6 +35,8 @@ MAX_SERVED_CLIENTS, MAX_SECONDS, MAX_INPUTS = 2000, 600.0, 4096
 LOAD = "load"
 _LINKS = 8
 _GRAY, _COLOUR = (1, 28, 28), (3, 32, 32)
+# Length of features that are sent as such, at most, and images that show how long those of images are.
+_NORM, _CALIBRATION = 16.0, 32
 # In a soak: identities that share the links, how many of them have few images to ask about, and how few.
 _IDENTITIES, _SHORT_OF, _FEW = 250, 10, 10
 
@@ -166,6 +169,12 @@ def _cpu(processes: dict[str, psutil.Process]) -> dict[str, float]:
     return found
 
 
+def _longest(backbone: Backbone, shape: tuple[int, ...]) -> float:
+    """Public bound of the length of features of images like those that are sent: longer ones would be scaled down."""
+    images = np.random.default_rng(1).integers(0, 256, (_CALIBRATION, *shape), dtype=np.uint8)
+    return 1.5 * float(np.linalg.norm(backbone.extract(images).astype(np.float64), axis=1).max())
+
+
 @contextmanager
 def _served(wishes: ServeWishes, clients: dict[str, int], links: int, progress: Progress) -> Iterator[_Bench]:
     """Both servers with both heads, and a load generator with so many links to them."""
@@ -178,13 +187,14 @@ def _served(wishes: ServeWishes, clients: dict[str, int], links: int, progress: 
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rhe-serve-")))
         load = stack.enter_context(LoadGenerator())
         progress("certificates, vault, servers, heads")
-        served = Served(backbone, weights, wishes.classes, wishes.gather, wishes.gather_ms, clients, wishes.tls)
-        deployment = stack.enter_context(Deployment(folder, served))
         shape = (_COLOUR if backbone.channels == 3 else _GRAY) if wishes.images else (backbone.features,)
+        norm = _longest(backbone, shape) if wishes.images else _NORM
+        served = Served(backbone, weights, wishes.classes, wishes.gather, wishes.gather_ms, clients, wishes.tls, norm)
+        deployment = stack.enter_context(Deployment(folder, served))
         progress(f"{links} links")
         load.ask(
             do="connect", deployment=deployment.name, certificates=deployment.certificates, address=deployment.address,
-            names=list(clients), links=links, batch=wishes.batch, shape=shape, norm=deployment.norm,
+            names=list(clients), links=links, batch=wishes.batch, shape=shape, norm=norm,
         )  # fmt: skip
         yield _Bench(deployment, load)
 

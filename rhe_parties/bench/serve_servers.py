@@ -51,7 +51,8 @@ _GATHERED = "rhe_inputs_gathered"
 
 @dataclass(frozen=True)
 class Served:
-    """What is served: `gather` inputs is what the key's layout is made for, `clients` their budgets by name."""
+    """What is served: `gather` inputs is what the key's layout is made for, `clients` their budgets by name, `norm` the
+    public bound of a feature vector's length."""
 
     backbone: Backbone
     weights: str
@@ -60,6 +61,7 @@ class Served:
     gather_ms: float
     clients: dict[str, int]
     tls: bool
+    norm: float
 
 
 class _Server:
@@ -130,10 +132,9 @@ class Deployment:
         if served.tls:
             new_deployment(_DEPLOYMENT, folder / "certificates", served.clients)
         features = served.backbone.features
-        plan = plan_head(features, served.classes, (), served.gather)
-        #: Features D of an input, and the norm that they have at most.
+        plan = plan_head(features, served.classes, (), served.gather, feature_norm=served.norm)
+        #: Features D of an input.
         self.features = features
-        self.norm = plan.feature_norm
         passphrase = folder / "passphrase"
         passphrase.touch(0o600)
         passphrase.write_text(secrets.token_hex(16))
