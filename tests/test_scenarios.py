@@ -129,8 +129,8 @@ def _numbers(record: Record) -> list[Any]:
 
 
 def test_same_numbers_on_ray_with_workers(ray_session: None, tmp_path: Path) -> None:
-    effort = {"refine_steps": 0, "shadow_heads": 300, "ciphertext_shadows": 96}
-    little = {f"span-inversion.{name}": value for name, value in effort.items()} | {"victims": 8}
+    effort = {"refine_steps": 0, "decoder_steps": 20, "shadow_heads": 120, "ciphertext_shadows": 64}
+    little = {f"span-inversion.{name}": value for name, value in effort.items()} | {"victims": 6}
     local = _run("quickstart", tmp_path / "local", transport="local", **little)
     other = _run("quickstart", tmp_path / "ray", transport="ray", workers=2, **little)
     assert _numbers(other) == _numbers(local)

@@ -30,7 +30,7 @@ from tests.shadow_tools import PAPER, factory, pool, same, two_of_one_class
     [
         pytest.param({}, id="plain"),
         pytest.param({"mechanism": DpMechanism(1.0, 1.0, 0.5)}, id="dp", marks=pytest.mark.slow),
-        pytest.param({"relax": 0.5}, id="relaxed"),
+        pytest.param({"relax": 0.5}, id="relaxed", marks=pytest.mark.slow),
     ],
 )
 def test_heads_do_not_depend_on_the_pool(ray_session: None, more: dict[str, Any]) -> None:
@@ -38,7 +38,7 @@ def test_heads_do_not_depend_on_the_pool(ray_session: None, more: dict[str, Any]
     made = factory(recipe=recipe)
     serial = made.take(130, SerialPool())
     assert serial.weight.shape == (130, 4, 20)
-    for other in (ThreadPool(1), ThreadPool(2), RayPool(1), RayPool(2)):
+    for other in (ThreadPool(2), RayPool(2)):
         assert same(serial, made.take(130, other)), other
     assert same(serial, (np.concatenate(parts)[:130] for parts in zip(*(made.block(i) for i in range(5)), strict=True)))
     assert not same(serial[1:], factory(4, recipe=recipe).take(130, SerialPool())[1:])
@@ -72,15 +72,15 @@ def test_sets_are_balanced_and_use_every_image_before_one_serves_twice() -> None
     assert not same([rule(17)], [BalancedSets(labels, 3, 2, 6, "t", 4)(17)])
 
 
-def test_sets_may_be_given(ray_session: None) -> None:
+def test_sets_may_be_given() -> None:
     sets = numpy_stream(0, "given").integers(0, 60, (50, 6))
     made = factory(sets=sets)
-    block = made.take(50, RayPool(2))
+    block = made.take(50, ThreadPool(2))
     np.testing.assert_array_equal(block.sets, sets)
     with pytest.raises(DataError, match="51 shadow heads are wanted, but only 50"):
         made.take(51, SerialPool())
     called = factory(sets=two_of_one_class)
-    assert same(called.take(70, RayPool(2)), called.take(70, SerialPool()))
+    assert same(called.take(70, ThreadPool(2)), called.take(70, SerialPool()))
     np.testing.assert_array_equal(called.block(1).sets, two_of_one_class(1))
     with pytest.raises(DataError, match="given sets"):
         factory(sets=sets[:0])

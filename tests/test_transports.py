@@ -279,6 +279,7 @@ def test_a_killed_actor_is_named_and_soon(ray_session: None) -> None:
         assert _health(transport, KEY_HOLDER, lab.run_id).party == KEY_HOLDER
 
 
+@pytest.mark.slow
 def test_a_hanging_actor_is_named_within_the_timeout(ray_session: None) -> None:
     lab = small_laboratory()
     with RayTransport(RayOptions()) as transport:
@@ -334,6 +335,7 @@ def test_grpc_by_name() -> None:
         assert (transport.name, transport.describe()) == ("grpc", "one process per party on this machine (grpc)")
 
 
+@pytest.mark.slow
 def test_a_running_cluster_is_joined_and_left_as_it_was(tmp_path: Path) -> None:
     """A cluster started by hand, joined by address from a process of its own, alive and empty afterwards."""
     ray_command = str(Path(sys.executable).parent / "ray")

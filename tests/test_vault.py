@@ -452,7 +452,7 @@ def test_the_commands_make_show_rotate_back_up_and_restore(
     code, text = _rhe(capsys, "show", "--vault", vault)
     assert code == 0
     assert first in text
-    assert "4 features → 2 classes" in text
+    assert "4 features → 3 classes" in text
     assert "not checked" in text
     monkeypatch.setenv("RHE_PASSPHRASE", WORDS)
     code, text = _rhe(capsys, "new", "--vault", vault, "--features", 4, "--classes", 2)

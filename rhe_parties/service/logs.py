@@ -27,7 +27,8 @@ class _Text(logging.Formatter):
 
 def _facts(record: logging.LogRecord) -> dict[str, object]:
     time = datetime.datetime.fromtimestamp(record.created, datetime.UTC).isoformat(timespec="milliseconds")
-    given = {name: value for name, value in vars(record).items() if name not in _STANDARD and name != "message"}
+    # Libraries put attributes of their own on every record, with an underscore in front.
+    given = {n: value for n, value in vars(record).items() if n not in _STANDARD and n != "message" and n[0] != "_"}
     facts = {"time": time, "level": record.levelname.lower(), "event": record.getMessage(), **given}
     if record.exc_info:
         facts["error"] = logging.Formatter().formatException(record.exc_info).splitlines()[-1]
