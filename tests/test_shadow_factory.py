@@ -33,13 +33,16 @@ from tests.shadow_tools import PAPER, factory, pool, same, two_of_one_class
         pytest.param({"relax": 0.5}, id="relaxed", marks=pytest.mark.slow),
     ],
 )
-def test_heads_do_not_depend_on_the_pool(ray_session: None, more: dict[str, Any]) -> None:
+@pytest.mark.parametrize("workers", ["threads", pytest.param("ray", marks=pytest.mark.slow)])
+def test_heads_do_not_depend_on_the_pool(more: dict[str, Any], workers: str, request: pytest.FixtureRequest) -> None:
     recipe = replace(PAPER, **more)
     made = factory(recipe=recipe)
     serial = made.take(130, SerialPool())
     assert serial.weight.shape == (130, 4, 20)
-    for other in (ThreadPool(2), RayPool(2)):
-        assert same(serial, made.take(130, other)), other
+    if workers == "ray":
+        request.getfixturevalue("ray_session")
+    other = RayPool(2) if workers == "ray" else ThreadPool(2)
+    assert same(serial, made.take(130, other))
     assert same(serial, (np.concatenate(parts)[:130] for parts in zip(*(made.block(i) for i in range(5)), strict=True)))
     assert not same(serial[1:], factory(4, recipe=recipe).take(130, SerialPool())[1:])
     assert not same(serial[1:], factory(purpose="other", recipe=recipe).take(130, SerialPool())[1:])

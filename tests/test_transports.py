@@ -265,6 +265,7 @@ def test_unseated_party(make: Callable[[], Transport], ray_session: None) -> Non
         transport.deliver(KEY_HOLDER, b"", TIMEOUT)
 
 
+@pytest.mark.slow
 def test_a_killed_actor_is_named_and_soon(ray_session: None) -> None:
     lab = small_laboratory()
     with RayTransport(RayOptions()) as transport:
